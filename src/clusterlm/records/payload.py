@@ -61,7 +61,7 @@ def checked_messages(name: str, value: object) -> list[Message]:
         json.dumps(messages, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise BadRow(f"{name} holds half a surrogate pair, which is no character") from None
-    except TypeError as problem:
+    except (TypeError, RecursionError) as problem:
         raise BadRow(f"{name} cannot be written as JSON: {problem}") from None
     return messages
 

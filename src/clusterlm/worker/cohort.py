@@ -86,7 +86,7 @@ class Cohort:
         widest = max(len(sequence.tokens) for sequence in sequences)
         self.columns = Columns(widest + SPARE_COLUMNS)
         self.mask = torch.zeros(len(sequences), self.columns.capacity, dtype=torch.long, device=model.device)
-        self.cache = Cache(layers=[DummyLayer() if is_dummy else CohortLayer(self.columns) for is_dummy in model.dummy_layers])
+        self.cache = Cache(layers=[CohortLayer(self.columns) if keeps else DummyLayer() for keeps in model.cohort_layers or ()])
 
     @property
     def rows(self) -> int:
@@ -139,19 +139,35 @@ class Cohort:
         return logits
 
     def drop_finished(self) -> list[Sequence]:
-        """Take out the rows that are done; each place is filled by the last row."""
-        finished = [sequence for sequence in self.sequences if sequence.finish_reason]
-        for row in reversed([row for row, sequence in enumerate(self.sequences) if sequence.finish_reason]):
+        """Take out the rows that are done."""
+        return self._take_out([row for row, sequence in enumerate(self.sequences) if sequence.finish_reason])
+
+    def give_up_half(self) -> list[Sequence]:
+        """Take out the half of the rows that lose least work by it."""
+        order = sorted(range(self.rows), key=lambda row: self.sequences[row].completion_tokens)
+        return self._take_out(sorted(order[: self.rows // 2]))
+
+    def _take_out(self, rows: SequenceOf[int]) -> list[Sequence]:
+        """Each place is filled by the last row; `rows` ascend."""
+        taken = [self.sequences[row] for row in rows]
+        for row in reversed(rows):
             last = self.rows - 1
             if row != last:
                 self._copy_row(last, row)
                 self.sequences[row] = self.sequences[last]
             self.sequences.pop()
-        if finished and self.sequences:
+        if taken and self.sequences:
             # Each row has one token more than it has columns: the newest, which is fed next.
-            widest = max(len(sequence.tokens) for sequence in self.sequences) - 1
-            self.columns.start = self.columns.end - widest
-        return finished
+            self.columns.start = self.columns.end - max(len(sequence.tokens) - 1 for sequence in self.sequences)
+            if 2 * self.rows <= self.mask.shape[0]:
+                self._move(self.rows, self.span + SPARE_COLUMNS)
+        return taken
+
+    def release(self) -> None:
+        """Free the memory; the cohort must not be used any more."""
+        for layer in self._layers:
+            layer.keys = layer.values = None
+        self.sequences = []
 
     def merge(self, other: Cohort) -> None:
         """Take over the rows of `other`, which must not be used any more."""

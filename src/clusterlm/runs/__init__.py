@@ -1,0 +1,1 @@
+"""A run's life: its folder, what was asked, what happened, how far it is."""

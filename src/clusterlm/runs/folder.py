@@ -1,0 +1,257 @@
+"""RunFolder: all that was asked and all that happened, as files. The only place that knows paths inside a run.
+
+    answers.jsonl.run/
+      run.toml          what was asked; `clusterlm generate run.toml` asks the same again
+      run.json          the same checked, with what the results depend on: model and input by their content
+      input.*           the requests, where they came from standard input
+      results.jsonl     one line per finished request, appended and synced, in the order they finished
+      attempts/1/       environment.json (versions, device), progress.json; a second attempt follows an interrupted first
+      finished.json     written last, when the output file is complete
+      run.lock          held by the process at work
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from clusterlm import __version__
+from clusterlm.errors import RunError
+from clusterlm.records.files import disk_problem, write_whole
+from clusterlm.runs.progress import Progress
+from clusterlm.spec import STANDARD_STREAM, GenerateSpec
+
+State = Literal["running", "finished", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a run is: two commands with the same `identity` are the same run."""
+
+    spec: GenerateSpec
+    input_path: Path
+    model_name: str
+    model_path: Path
+    model_fingerprint: str
+    requests: int
+    input_digest: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        settings = {name: value for name, value in self.spec.settings().items() if name not in ("input", "model")}
+        content = {"content of the model": self.model_fingerprint, "content of the input": self.input_digest}
+        return {**settings, **content}
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.jsonl"
+
+    @property
+    def name(self) -> str:
+        return self.path.name.removesuffix(".run")
+
+    def read_asked(self) -> Asked:
+        content = self._read("run.json")
+        spec = GenerateSpec(**content["spec"])
+        fields = {name: content[name] for name in ("model_name", "model_fingerprint", "requests", "input_digest")}
+        return Asked(spec=spec, input_path=Path(content["input_path"]), model_path=Path(content["model_path"]), **fields)
+
+    def created(self) -> str:
+        return str(self._read("run.json")["created"])
+
+    def state(self) -> State:
+        """Derived from the files alone, so that it cannot be wrong."""
+        if self._is_locked():
+            return "running"
+        return "finished" if (self.path / "finished.json").exists() else "interrupted"
+
+    def progress(self) -> Progress | None:
+        """As the last attempt wrote it."""
+        attempts = self.attempts()
+        file = attempts[-1] / "progress.json" if attempts else None
+        return Progress(**json.loads(file.read_bytes())) if file and file.exists() else None
+
+    def attempts(self) -> list[Path]:
+        folder = self.path / "attempts"
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name))
+
+    def environment(self) -> dict[str, Any] | None:
+        attempts = self.attempts()
+        file = attempts[-1] / "environment.json" if attempts else None
+        return dict(json.loads(file.read_bytes())) if file and file.exists() else None
+
+    def begin_attempt(self, environment: dict[str, Any]) -> Path:
+        attempt = self.path / "attempts" / str(len(self.attempts()) + 1)
+        attempt.mkdir(parents=True)
+        _write_json(attempt / "environment.json", environment)
+        return attempt
+
+    def write_progress(self, attempt: Path, progress: Progress) -> None:
+        _write_json(attempt / "progress.json", asdict(progress))
+
+    def write_finished(self, progress: Progress) -> None:
+        _write_json(self.path / "finished.json", {"finished": _now(), **asdict(progress)})
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """RunError when another process works on this run; a killed process holds no lock."""
+        with open(self.path / "run.lock", "a") as lock:
+            if not _lock(lock):
+                hint = f"wait for it, or look at it: clusterlm runs show {self.path}"
+                raise RunError("another process works on this run", where=str(self.path), hint=hint)
+            yield
+
+    def _is_locked(self) -> bool:
+        try:
+            with open(self.path / "run.lock") as lock:
+                return not _lock(lock, shared=True)
+        except OSError:
+            return False
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.path / name).read_bytes()))
+        except (OSError, ValueError) as problem:
+            raise RunError(f"is no run folder: {problem}", where=str(self.path)) from None
+
+
+def folder_for(spec: GenerateSpec) -> RunFolder:
+    """Beside the output file; for standard output in the user's state folder, one for each different command."""
+    if spec.output != STANDARD_STREAM:
+        return RunFolder(Path(f"{Path(spec.output).absolute()}.run"))
+    digest = sha256(json.dumps(spec.settings(), sort_keys=True).encode()).hexdigest()[:12]
+    return RunFolder(_state_folder() / "runs" / f"{digest}.run")
+
+
+def open_run(run: RunFolder, asked: Asked, *, restart: bool) -> int:
+    """Make the folder, or check that it belongs to the same command; the number of results that it holds already."""
+    if restart and (run.path / "run.json").exists():
+        with run.locked():
+            if asked.spec.output != STANDARD_STREAM:
+                Path(asked.spec.output).unlink(missing_ok=True)
+            shutil.rmtree(run.path)
+    if (run.path / "run.json").exists():
+        _refuse_other(run, asked)
+    else:
+        _refuse_foreign(run, asked)
+        _create(run, asked)
+    _remember(run)
+    with contextlib.suppress(FileNotFoundError), open(run.results, "rb") as results:
+        return sum(1 for _ in results)
+    return 0
+
+
+def _refuse_other(run: RunFolder, asked: Asked) -> None:
+    old, new = run.read_asked().identity, asked.identity
+    # As JSON both: a tuple has become a list.
+    changed = [name for name in {**old, **new} if json.dumps(old.get(name)) != json.dumps(new.get(name))]
+    if changed:
+        differences = "; ".join(_difference(name, old.get(name), new.get(name)) for name in changed)
+        hint = "--restart throws the old results away and begins anew; another OUTPUT keeps them"
+        raise RunError(f"this run was begun with others: {differences}", where=str(run.path), hint=hint)
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    return f"{name} changed" if name.startswith("content of") else f"{name} was {old!r}, now {new!r}"
+
+
+def _refuse_foreign(run: RunFolder, asked: Asked) -> None:
+    if asked.spec.output != STANDARD_STREAM and Path(asked.spec.output).exists():
+        hint = "name another OUTPUT, or move that file away"
+        raise RunError("exists, and no run of clusterlm made it", where=asked.spec.output, hint=hint)
+    # A process killed while it made the folder leaves some of these; run.json, written last, makes it a run.
+    begun = ("run.toml", "run.lock", "input.*", "*.partial")
+    if run.path.exists() and any(not any(map(entry.match, begun)) for entry in run.path.iterdir()):
+        raise RunError("exists, and is no run folder", where=str(run.path), hint="name another OUTPUT")
+
+
+def _create(run: RunFolder, asked: Asked) -> None:
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(disk_problem(error), where=str(run.path)) from None
+    input_path = asked.input_path
+    if asked.spec.input == STANDARD_STREAM:
+        input_path = run.path / f"input{asked.input_path.suffix}"
+        shutil.copyfile(asked.input_path, input_path)
+    spec = asked.spec.model_copy(update={"input": str(input_path.absolute())})
+    write_whole(run.path / "run.toml", lambda file: file.write(spec.to_toml().encode()))
+    content = {
+        "clusterlm": __version__,
+        "created": _now(),
+        **{name: str(getattr(asked, name)) for name in ("model_name", "model_path", "model_fingerprint", "input_digest")},
+        "input_path": str(input_path.absolute()),
+        "requests": asked.requests,
+        "spec": asked.spec.model_dump(mode="json"),
+    }
+    _write_json(run.path / "run.json", content)
+
+
+def known_runs() -> list[RunFolder]:
+    """The runs that this user began and that still exist, the oldest first."""
+    try:
+        lines = (_state_folder() / "runs.txt").read_text().splitlines()
+    except OSError:
+        return []
+    runs = [RunFolder(Path(line)) for line in dict.fromkeys(lines)]
+    return [run for run in runs if (run.path / "run.json").exists()]
+
+
+def find_run(name: str) -> RunFolder:
+    """By the path of the run folder or of its output, or by its name in the list."""
+    for path in (Path(name), Path(f"{name}.run")):
+        if (path / "run.json").exists():
+            return RunFolder(path.absolute())
+    matches = [run for run in known_runs() if run.name == name]
+    if not matches:
+        raise RunError("there is no such run", where=name, hint="clusterlm runs list shows them")
+    return matches[-1]
+
+
+def _remember(run: RunFolder) -> None:
+    """A list of places alone; whether and how a run exists is always read from its folder."""
+    if run in known_runs():
+        return
+    with contextlib.suppress(OSError):  # a full or read-only home must not stop a run
+        _state_folder().mkdir(parents=True, exist_ok=True)
+        with open(_state_folder() / "runs.txt", "a") as file:
+            file.write(f"{run.path}\n")
+
+
+def _state_folder() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "clusterlm"
+
+
+def _lock(file: IO[str], *, shared: bool = False) -> bool:
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        # A file system without locks (some Lustre mounts) cannot tell: better to work than to refuse.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,171 @@
+"""Models on disk: a folder or the Hugging Face cache, checked to be whole before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clusterlm.errors import ModelError, did_you_mean
+
+SAMPLE_BYTES = 1 << 20
+"""Of each weight file this much at its start, middle and end goes into the fingerprint: new weights change all three."""
+
+WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*", "*.tiktoken")
+"""Files of a hub repository that are fetched; pickled weights only where there are no safetensors."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A complete model on disk. `fingerprint` is the hub's commit, or a hash of the files' content."""
+
+    name: str
+    path: Path
+    fingerprint: str
+
+    def config(self) -> dict[str, Any]:
+        return _read_json(self.path / "config.json")
+
+    @property
+    def has_chat_template(self) -> bool:
+        if any(self.path.glob("chat_template*")) or (self.path / "additional_chat_templates").is_dir():
+            return True
+        tokenizer_config = self.path / "tokenizer_config.json"
+        return tokenizer_config.exists() and bool(_read_json(tokenizer_config).get("chat_template"))
+
+
+def find_model(name: str, revision: str | None = None) -> ModelFolder:
+    """A local folder, or a model id of the Hugging Face hub, fetched where it is not in the cache yet."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision:
+            raise ModelError("a local folder has no revisions", where=name, hint="leave --revision out")
+        check_model_folder(path)
+        return ModelFolder(name=name, path=path.resolve(), fingerprint=f"sha256:{_content_hash(path)}")
+    if path.exists():
+        raise ModelError("is a file; a model is a folder with a config.json", where=name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ModelError("there is no such model folder", where=name, hint=did_you_mean(path.name, siblings))
+    snapshot = _fetch(name, revision)
+    check_model_folder(snapshot)
+    return ModelFolder(name=name, path=snapshot, fingerprint=snapshot.name)
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*WANTED, "pytorch_model*.bin"]))
+    except GatedRepoError:
+        hint = f"ask for access at https://huggingface.co/{name}, then run: hf auth login"
+        raise ModelError("the owner lets only registered users have this model", where=name, hint=hint) from None
+    except RepositoryNotFoundError:
+        hint = "check the spelling; a private model needs: hf auth login"
+        raise ModelError("the Hugging Face hub has no such model, nor is there such a folder", where=name, hint=hint) from None
+    except RevisionNotFoundError:
+        raise ModelError(f"has no revision {revision!r}", where=name) from None
+    except HFValidationError:
+        raise ModelError("is neither a folder nor a model id like 'owner/name'", where=name) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        hint = f"on a machine with internet: hf download {name}; or name a local folder, or 'demo' for the built-in model"
+        problem = "is not in the Hugging Face cache, and the hub cannot be reached; nor is there such a folder"
+        raise ModelError(problem, where=name, hint=hint) from None
+    return folder
+
+
+def check_model_folder(path: Path) -> None:
+    """ModelError unless config, tokenizer and all weight files are there and whole."""
+    if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            hint = "merge it into its base model first: PeftModel.merge_and_unload()"
+            raise ModelError("is a LoRA adapter, not a whole model", where=str(path), hint=hint)
+        raise ModelError("has no config.json, so it is no model folder", where=str(path))
+    _read_json(path / "config.json")
+    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+        hint = "save it beside the model: tokenizer.save_pretrained(folder)"
+        raise ModelError(f"has no tokenizer (none of {', '.join(TOKENIZER_FILES)})", where=str(path), hint=hint)
+    for file in weight_files(path):
+        if file.suffix == ".safetensors":
+            _check_safetensors(file)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The weight files of a model folder, safetensors first; ModelError where there is none or one is missing."""
+    for index_name, pattern in (
+        ("model.safetensors.index.json", "*.safetensors"),
+        ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
+    ):
+        if (path / index_name).is_file():
+            names = sorted(set(_read_json(path / index_name).get("weight_map", {}).values()))
+            missing = [name for name in names if not (path / name).is_file()]
+            if missing:
+                hint = "copy or download the model again: it is not complete"
+                raise ModelError(f"{len(missing)} of {len(names)} weight files are missing, first {missing[0]}", where=str(path), hint=hint)
+            return [path / name for name in names]
+        if found := sorted(path.glob(pattern)):
+            return found
+    hint = "is it the folder of a tokenizer alone, or was the download broken off?"
+    raise ModelError("has no weights (no *.safetensors, no pytorch_model*.bin)", where=str(path), hint=hint)
+
+
+def _check_safetensors(file: Path) -> None:
+    """The header says where the last tensor ends: the file must be exactly that long."""
+    size = file.stat().st_size
+    problem = f"is truncated or damaged: {size:,} bytes"
+    with open(file, "rb") as stream:
+        header_bytes = int.from_bytes(stream.read(8), "little")
+        if size < 8 or header_bytes > size - 8:
+            raise ModelError(problem, where=str(file), hint="copy or download it again")
+        try:
+            header = json.loads(stream.read(header_bytes))
+        except ValueError:
+            raise ModelError("is no safetensors file, or damaged", where=str(file), hint="download it again") from None
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    expected = 8 + header_bytes + max(ends, default=0)
+    if size != expected:
+        raise ModelError(f"{problem}, its header says {expected:,}", where=str(file), hint="copy or download it again")
+
+
+def _content_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    weights = set(weight_files(path))
+    small = [file for file in path.iterdir() if file.suffix in (".json", ".model", ".txt", ".jinja") and file.is_file()]
+    for file in sorted({*weights, *small}):
+        digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
+        digest.update(_sample(file) if file in weights else file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sample(file: Path) -> bytes:
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        parts = []
+        for start in (0, size // 2, max(0, size - SAMPLE_BYTES)):
+            stream.seek(start)
+            parts.append(stream.read(SAMPLE_BYTES))
+    return b"".join(parts)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ModelError(f"cannot be read as JSON: {problem}", where=str(path)) from None
+    if not isinstance(content, dict):
+        raise ModelError("is not a JSON object", where=str(path))
+    return content

@@ -1,0 +1,85 @@
+"""Window: the next requests, read and tokenised ahead by a thread, handed out in groups of similar length."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections.abc import Iterator
+
+from clusterlm.worker.sequence import Sequence
+
+PREFILL_TOKENS = 4096
+"""Prompt tokens computed at once: enough to fill the arithmetic units, little enough for the memory of activations."""
+
+MOST_ROWS = 512
+"""More rows in one step do not make it more efficient, and their logits take memory."""
+
+WINDOW_ROWS = 4096
+"""Read ahead so far: among so many there are enough of every length."""
+
+
+class Window:
+    """Sorted by length, shortest first. An exception of the source is raised to whoever takes next."""
+
+    def __init__(self, source: Iterator[Sequence]) -> None:
+        self._source = source
+        self._sorted: list[Sequence] = []
+        self._changed = threading.Condition()
+        self._exhausted = False
+        self._closed = False
+        self._problem: BaseException | None = None
+        self._thread = threading.Thread(target=self._fill, name="read ahead", daemon=True)
+        self._thread.start()
+
+    def take(self, room_tokens: int, spare_tokens: int) -> list[Sequence]:
+        """Some of similar length, each with `spare_tokens` to grow, at least one; [] when there are no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._exhausted or len(self._sorted) >= WINDOW_ROWS // 2)
+            if self._problem is not None:
+                raise self._problem
+            rows = _rows_that_fit([len(row.tokens) for row in self._sorted[:MOST_ROWS]], room_tokens, spare_tokens)
+            taken, self._sorted = self._sorted[:rows], self._sorted[rows:]
+            self._changed.notify_all()
+        return taken
+
+    def put_back(self, sequences: list[Sequence]) -> None:
+        with self._changed:
+            for sequence in sequences:
+                self._insert(sequence)
+
+    def close(self) -> None:
+        """End the thread, whether or not it has read all."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _fill(self) -> None:
+        try:
+            for sequence in self._source:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed or len(self._sorted) < WINDOW_ROWS)
+                    if self._closed:
+                        return
+                    self._insert(sequence)
+                    self._changed.notify_all()
+        except BaseException as problem:  # noqa: BLE001 a thread's exception would be lost: take() raises it
+            self._problem = problem
+        finally:
+            with self._changed:
+                self._exhausted = True
+                self._changed.notify_all()
+
+    def _insert(self, sequence: Sequence) -> None:
+        bisect.insort(self._sorted, sequence, key=lambda row: len(row.tokens))
+
+
+def _rows_that_fit(lengths: list[int], room_tokens: int, spare_tokens: int) -> int:
+    """How many of the shortest rows fit together; every row takes as much as the longest of them. At least one."""
+    rows = 0
+    for rows_so_far, length in enumerate(lengths, start=1):
+        fits = rows_so_far * (length + spare_tokens) <= room_tokens and rows_so_far * length <= PREFILL_TOKENS
+        if rows_so_far > 1 and not fits:
+            break
+        rows = rows_so_far
+    return rows
