@@ -45,7 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
         # One thread for each worker: else every torch starts as many as there are cores, and they wait for each other.
         os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # No deadlines: how long an example takes says more about the machine's other work than about the code.
-    hypothesis.settings.register_profile("clusterlm", deadline=None)
+    # In CI the same examples every time: a red run must be about the change that it tests.
+    hypothesis.settings.register_profile("clusterlm", deadline=None, derandomize="CLUSTERLM_CI" in os.environ)
     hypothesis.settings.load_profile("clusterlm")
 
 

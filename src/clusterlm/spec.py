@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from clusterlm.errors import InputError, UsageError, nearest
 
 STANDARD_STREAM = "-"
-"""As INPUT: standard input. As OUTPUT: standard output."""
+"""As INPUT: standard input. As OUTPUT: standard output (runs.folder has the name too, because it must load fast)."""
 
 NOT_IN_RESULTS = {"output", "prompt_response", "prompt_as", "max_batch_tokens", "device_map", "engine"}
 """Settings that change no result; a run may be continued with others."""

@@ -40,7 +40,7 @@ def kind_of(value: object) -> str:
 
 def checked_prompt(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise BadRow(f"{name} is {kind_of(value)}; text is wanted")
+        raise BadRow(f"{name} is null" if value is None else f"{name} is {kind_of(value)}; text is wanted")
     if not value:
         raise BadRow(f"{name} is empty")
     try:

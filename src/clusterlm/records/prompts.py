@@ -39,6 +39,8 @@ def choose_rule(reader: Reader, where: str, column: str | None, template: str | 
     if column is not None:
         _check_known(column, "column", columns, where)
         return Rule((column,), partial(_column_payload, column))
+    if reader.form == "lines":
+        return Rule(("prompt",), partial(_column_payload, "prompt"))
     if reader.form == "objects":
         return _object_rule(next(reader.rows(())), where)
     return _table_rule(columns, where)
@@ -63,7 +65,7 @@ def _column_payload(column: str, fields: Mapping[str, Any]) -> Payload:
 
 
 def _table_rule(columns: Sequence[str], where: str) -> Rule:
-    found = [name for name in ("prompt", "text", "messages") if name in columns]
+    found = [name for name in ("prompt", "text") if name in columns]
     if len(found) != 1:
         which = f"{' and '.join(found)} could each be the prompt" if found else "no column is named prompt or text"
         raise UsageError(f"{which}; the columns are: {', '.join(columns)}", where=where, hint=_name_a_column(columns))
@@ -96,10 +98,9 @@ def _object_payload(fields: Mapping[str, Any]) -> Payload:
         raise BadRow("there are both prompt and messages; one is wanted")
     if found == ["messages"]:
         return Payload(messages=checked_messages("messages", fields["messages"]))
-    if "prompt" not in fields and "messages" not in fields:
-        raise BadRow("there is neither prompt nor messages")
-    name = "prompt" if "prompt" in fields else "messages"
-    return Payload(prompt=checked_prompt(name, fields[name]))
+    if "prompt" in fields:
+        return Payload(prompt=checked_prompt("prompt", fields["prompt"]))
+    raise BadRow("messages is null" if "messages" in fields else "there is neither prompt nor messages")
 
 
 # ------------------------------------------------------------------------------------------------------------ template
@@ -122,11 +123,11 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
         raise UsageError(f"template {template!r}: {problem}", hint=hint) from None
     for _, name, form, conversion in fields:
         if name == "" or form or conversion:
-            problem = f"template {template!r}: only the name of a column may stand between braces"
-            raise UsageError(problem, hint="write {name}; and {{ or }} for a brace that is meant as a brace")
+            wrong = f"template {template!r}: only the name of a column may stand between braces"
+            raise UsageError(wrong, hint="write {name}; and {{ or }} for a brace that is meant as a brace")
     if all(name is None for _, name, _, _ in fields):
-        problem = f"template {template!r} names no column: every prompt would be the same"
-        raise UsageError(problem, hint="put the name of a column between braces, such as {text}")
+        nothing = f"template {template!r} names no column: every prompt would be the same"
+        raise UsageError(nothing, hint="put the name of a column between braces, such as {text}")
     return [(literal, name) for literal, name, _, _ in fields]
 
 

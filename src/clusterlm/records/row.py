@@ -25,7 +25,8 @@ class Reader(Protocol):
     form: "lines" of text, "objects" each with its own keys, or a "table" whose rows all have the same columns.
     """
 
-    form: Literal["lines", "objects", "table"]
+    @property
+    def form(self) -> Literal["lines", "objects", "table"]: ...
 
     def columns(self) -> tuple[str, ...]:
         """The table's columns, or the keys of the first object."""

@@ -23,13 +23,18 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from clusterlm import __version__
 from clusterlm.errors import RunError
 from clusterlm.records.files import disk_problem, write_whole
 from clusterlm.runs.progress import Progress
-from clusterlm.spec import STANDARD_STREAM, GenerateSpec
+
+if TYPE_CHECKING:  # pydantic takes longer to import than a list of runs to print
+    from clusterlm.spec import GenerateSpec
+
+STANDARD_STREAM = "-"
+"""As OUTPUT: standard output."""
 
 State = Literal["running", "finished", "interrupted"]
 
@@ -45,6 +50,10 @@ class Asked:
     model_fingerprint: str
     requests: int
     input_digest: str
+
+    @property
+    def output_path(self) -> Path:
+        return Path(self.spec.output)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -66,13 +75,20 @@ class RunFolder:
         return self.path.name.removesuffix(".run")
 
     def read_asked(self) -> Asked:
+        from clusterlm.spec import GenerateSpec
+
         content = self._read("run.json")
         spec = GenerateSpec(**content["spec"])
         fields = {name: content[name] for name in ("model_name", "model_fingerprint", "requests", "input_digest")}
         return Asked(spec=spec, input_path=Path(content["input_path"]), model_path=Path(content["model_path"]), **fields)
 
-    def created(self) -> str:
-        return str(self._read("run.json")["created"])
+    def read(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return self._read("run.json")
+
+    def finished(self) -> Progress | None:
+        """The last account, where the run came to its end."""
+        return self._read_progress(self.path / "finished.json")
 
     def state(self) -> State:
         """Derived from the files alone, so that it cannot be wrong."""
@@ -83,8 +99,7 @@ class RunFolder:
     def progress(self) -> Progress | None:
         """As the last attempt wrote it."""
         attempts = self.attempts()
-        file = attempts[-1] / "progress.json" if attempts else None
-        return Progress(**json.loads(file.read_bytes())) if file and file.exists() else None
+        return self._read_progress(attempts[-1] / "progress.json") if attempts else None
 
     def attempts(self) -> list[Path]:
         folder = self.path / "attempts"
@@ -116,6 +131,12 @@ class RunFolder:
                 hint = f"wait for it, or look at it: clusterlm runs show {self.path}"
                 raise RunError("another process works on this run", where=str(self.path), hint=hint)
             yield
+
+    def _read_progress(self, file: Path) -> Progress | None:
+        if not file.exists():
+            return None
+        content = json.loads(file.read_bytes())
+        return Progress(**{name: content[name] for name in Progress.__dataclass_fields__})
 
     def _is_locked(self) -> bool:
         try:
@@ -190,7 +211,10 @@ def _create(run: RunFolder, asked: Asked) -> None:
     if asked.spec.input == STANDARD_STREAM:
         input_path = run.path / f"input{asked.input_path.suffix}"
         shutil.copyfile(asked.input_path, input_path)
-    spec = asked.spec.model_copy(update={"input": str(input_path.absolute())})
+    places = {"input": str(input_path.absolute())}
+    if asked.spec.output != STANDARD_STREAM:
+        places["output"] = str(asked.output_path.absolute())
+    spec = asked.spec.model_copy(update=places)
     write_whole(run.path / "run.toml", lambda file: file.write(spec.to_toml().encode()))
     content = {
         "clusterlm": __version__,
@@ -198,7 +222,7 @@ def _create(run: RunFolder, asked: Asked) -> None:
         **{name: str(getattr(asked, name)) for name in ("model_name", "model_path", "model_fingerprint", "input_digest")},
         "input_path": str(input_path.absolute()),
         "requests": asked.requests,
-        "spec": asked.spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json"),
     }
     _write_json(run.path / "run.json", content)
 

@@ -46,7 +46,7 @@ class CohortLayer(CacheLayerMixin):
     is_sliding = False
 
     def __init__(self, columns: Columns) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.columns = columns
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Generator as Yielding
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class Generator:
         # A tokenizer of its own: one object must not encode in the reading thread and decode in this one at a time.
         self.completion = Completion(load_tokenizer(model_path), self.model.end_tokens)
 
-    def results(self, requests: Iterable[Request]) -> Iterator[list[Result]]:
+    def results(self, requests: Iterable[Request]) -> Yielding[list[Result]]:
         """What each step finished, often nothing; the order is that of finishing. Close it to stop early."""
         open_requests: dict[int, _OpenRequest] = {}
         failures: deque[Result] = deque()

@@ -120,7 +120,7 @@ def own_sampling(path: Path) -> dict[str, float]:
     if not file.is_file():
         return {}
     content = json.loads(file.read_text())
-    names = ("repetition_penalty",)
+    names: tuple[str, ...] = ("repetition_penalty",)
     if content.get("do_sample"):
         names += ("temperature", "top_p", "top_k")
         content.setdefault("temperature", 1.0)

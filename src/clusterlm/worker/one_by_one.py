@@ -45,7 +45,7 @@ class OneByOne:
         )
 
 
-class _OurChoice(LogitsProcessor):  # type: ignore[misc]
+class _OurChoice(LogitsProcessor):
     """Chooses the token by the sequence's own settings, and leaves `generate()` no other."""
 
     def __init__(self, sequence: Sequence, accept: Callable[[Sequence, int], None]) -> None:
@@ -60,7 +60,7 @@ class _OurChoice(LogitsProcessor):  # type: ignore[misc]
         return only
 
 
-class _OurEnd(StoppingCriteria):  # type: ignore[misc]
+class _OurEnd(StoppingCriteria):
     def __init__(self, sequence: Sequence) -> None:
         self.sequence = sequence
 

@@ -1,0 +1,91 @@
+"""From a Spec to a RunFolder: everything is checked before anything is loaded or written."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from clusterlm.errors import InputError, MissingPackage, ModelError, UsageError
+from clusterlm.records.output import check_output_path
+from clusterlm.records.request import Request
+from clusterlm.records.source import open_source
+from clusterlm.runs.folder import Asked, RunFolder, folder_for, open_run
+from clusterlm.spec import STANDARD_STREAM, GenerateSpec
+from clusterlm.store import ModelFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    run: RunFolder
+    requests: int
+    finished_before: int
+
+
+def prepare(spec: GenerateSpec, find: Callable[[], ModelFolder], *, restart: bool) -> Prepared:
+    """The run's folder, new or continued; the first thing wrong is raised, and then nothing was touched."""
+    _check_packages(spec)
+    if spec.output != STANDARD_STREAM:
+        check_output_path(Path(spec.output))
+        if Path(spec.output).absolute() == Path(spec.input).absolute():
+            raise UsageError("INPUT and OUTPUT are the same file", where=spec.output)
+    with _input_file(spec) as input_path:
+        source = open_source(
+            input_path, column=spec.column, template=spec.template, whole_file=spec.whole_file, split=spec.split
+        )
+        summary = source.check()
+        if summary.count == 0:
+            raise InputError("holds no request", where=spec.input)
+        model = find()
+        _check_chat(spec, next(iter(source)), model)
+        asked = Asked(
+            spec=spec,
+            input_path=input_path,
+            model_name=model.name,
+            model_path=model.path,
+            model_fingerprint=model.fingerprint,
+            requests=summary.count,
+            input_digest=summary.digest,
+        )
+        run = folder_for(spec)
+        finished_before = open_run(run, asked, restart=restart)
+    return Prepared(run=run, requests=summary.count, finished_before=finished_before)
+
+
+def _check_packages(spec: GenerateSpec) -> None:
+    wanted = ["torch", "transformers", *(["bitsandbytes"] if spec.quantize != "none" else [])]
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        hint = "pip install 'clusterlm[run]', or load your site's module and install the rest beside it"
+        raise MissingPackage(f"generating needs {' and '.join(missing)}, not installed here", hint=hint)
+
+
+def _check_chat(spec: GenerateSpec, first: Request, model: ModelFolder) -> None:
+    is_chat = spec.chat if spec.chat is not None else first.messages is not None
+    if first.messages is not None and not is_chat:
+        raise UsageError("--no-chat takes prompts, and the input holds messages", where=spec.input)
+    if spec.system is not None and not is_chat:
+        raise UsageError("--system is a part of a conversation, and the input holds prompts", hint="add --chat")
+    if is_chat and not model.has_chat_template:
+        hint = "take the model's instruction-tuned version, or give prompts instead of messages (and no --chat)"
+        raise ModelError("has no chat template, so it cannot answer messages", where=model.name, hint=hint)
+
+
+@contextlib.contextmanager
+def _input_file(spec: GenerateSpec) -> Iterator[Path]:
+    """INPUT as a file; standard input is read to its end first, because it is read only once."""
+    if spec.input != STANDARD_STREAM:
+        yield Path(spec.input).expanduser()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        spooled = Path(folder) / "input"
+        with open(spooled, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        with open(spooled, "rb") as file:
+            is_json = file.read(4096).lstrip().startswith(b"{")
+        yield spooled.rename(spooled.with_suffix(".jsonl" if is_json else ".txt"))
