@@ -18,7 +18,7 @@ CHAT_URL = "/v1/chat/completions"
 COMPLETION_URL = "/v1/completions"
 
 CREATED = 0
-"""Seconds since 1970 in every output line. Clients want the field; the real time would make equal runs' files differ."""
+"""Seconds since 1970, in every output line: clients want the field, but the real time would make equal runs differ."""
 
 
 def is_number(value: object) -> bool:

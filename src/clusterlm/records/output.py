@@ -2,87 +2,62 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from clusterlm.errors import MissingPackage, RunError, UsageError
-from clusterlm.records.batch import output_line
+from clusterlm.records import batch
+from clusterlm.records.answers import PAIR_COLUMNS, PromptAs, Row, json_line, pair_rows, table_columns, table_rows
 from clusterlm.records.files import write_whole
 from clusterlm.records.log import ResultLog
 from clusterlm.records.request import Request, Result
+from clusterlm.records.sinks import CsvSink, JsonLinesSink, ParquetSink, Utf8
 from clusterlm.records.source import Source
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 
-ROW_GROUP_ROWS = 4096
-
-TABLE_TYPES = {"prompt_tokens": "int64", "completion_tokens": "int64", "seed": "int64", "sample": "int64"}
-"""Of parquet columns; all others are text."""
-
-PromptAs = Literal["text", "hash"]
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a request and its result become lines or table rows."""
+@dataclass(frozen=True)
+class OutputSummary:
+    """`rows`: lines or table rows written. A failed request has a row too, but in the form of bare pairs."""
 
-    kind: Literal["plain", "openai"]
-    prompt_response: bool
-    prompt_as: PromptAs
-    model_name: str
-
-    def lines(self, request: Request, result: Result) -> Iterator[dict[str, Any]]:
-        """JSON lines: one for each request, but for the two-column form."""
-        if self.prompt_response:
-            yield from self.table_rows(request, result, with_sample=False)
-        elif self.kind == "openai":
-            yield output_line(request, result, self.model_name)
-        else:
-            line: dict[str, Any] = {"id": result.id, **self._prompt(request), "prompt_tokens": result.prompt_tokens}
-            if len(result.choices) > 1:
-                line["choices"] = [_choice(choice) for choice in result.choices]
-            else:
-                line |= _choice(result.choices[0] if result.choices else None)
-            yield {**line, "error": result.error}
-
-    def table_rows(self, request: Request, result: Result, *, with_sample: bool) -> Iterator[dict[str, Any]]:
-        """One for each choice; a failed request has one row, and none in the two-column form."""
-        if self.prompt_response:
-            text = _prompt_text(request)
-            yield from ({"prompt": text, "response": choice.text} for choice in result.choices)
-            return
-        prompt = self._prompt(request)
-        if "messages" in prompt:
-            prompt = {"prompt": _prompt_text(request)}
-        for sample, choice in enumerate(result.choices or [None]):
-            row = {"id": result.id, **({"sample": sample} if with_sample else {}), **prompt}
-            yield {**row, "prompt_tokens": result.prompt_tokens, **_choice(choice), "error": result.error}
-
-    def _prompt(self, request: Request) -> dict[str, Any]:
-        if self.prompt_as == "hash":
-            return {"prompt_sha256": hashlib.sha256(_prompt_text(request).encode()).hexdigest()}
-        return {"messages": request.messages} if request.messages is not None else {"prompt": request.prompt}
+    requests: int
+    failed: int
+    rows: int
 
 
-def check_output_path(path: Path) -> None:
-    """UsageError or RunError unless a file of a known kind can be written there."""
+def check_output_path(path: Path, input_path: Path | None = None) -> None:
+    """UsageError or RunError unless an output file can be written there; asked before the work, not after it."""
+    if input_path is not None and path.resolve().is_relative_to(input_path.resolve()):
+        hint = "name another file: the input must stay as it is"
+        raise UsageError("the output is the input, or a file of the input's folder", where=str(path), hint=hint)
     if path.suffix.lower() not in SUFFIXES:
-        hint = f"known: {', '.join(SUFFIXES)}; or - for standard output"
-        raise UsageError(f"unknown kind of output: {path.suffix or 'no suffix'}", where=str(path), hint=hint)
-    if path.is_dir():
-        raise UsageError("is a folder; the output is a file", where=str(path))
+        problem = f"an output cannot end in {path.suffix}" if path.suffix else "the output has no suffix"
+        raise UsageError(problem, where=str(path), hint=f"accepted: {', '.join(SUFFIXES)}")
     folder = path.absolute().parent
-    if not folder.is_dir():
-        raise RunError("there is no such folder for the output", where=str(folder), hint=f"mkdir -p {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise RunError("you may not write in this folder", where=str(folder), hint="name an output elsewhere")
+    try:
+        if path.is_dir():
+            raise UsageError("the output is a folder", where=str(path), hint="name a file")
+        if path.exists() and not path.is_file():
+            raise UsageError("the output is not a regular file", where=str(path), hint="name another file")
+        if not folder.is_dir():
+            hint = f"make it first: mkdir -p '{folder}'"
+            raise UsageError("the output's folder does not exist", where=str(folder), hint=hint)
+    except OSError as problem:
+        raise RunError(
+            f"cannot be looked at: {problem.strerror}", where=str(path), hint="name another file"
+        ) from problem
+    if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+        raise RunError("you may not write into this folder", where=str(folder), hint="name a file in another folder")
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        raise MissingPackage("writing Parquet needs the package pyarrow", hint="pip install 'clusterlm[run]'")
 
 
 def write_output(
@@ -90,92 +65,80 @@ def write_output(
     source: Source,
     log: ResultLog,
     *,
+    model_name: str,
     prompt_response: bool = False,
     prompt_as: PromptAs = "text",
-    model_name: str = "",
     stream: TextIO | None = None,
-) -> None:
-    """All results in the order of `source`, as the suffix of `path` says; JSON lines to `stream` where it is None."""
-    form = Form(source.kind, prompt_response, prompt_as, model_name)
-    pairs = _Pairs(source, log)
+) -> OutputSummary:
+    """All results in the order of `source`, in the format that the suffix says; JSON lines to `stream` without a path.
+
+    Columns `prompt` and `response` alone with `prompt_response`; the prompt's sha256 instead of it with `prompt_as`
+    "hash"; a source of OpenAI batch lines gives such lines. RunError where results are missing or of another input.
+    """
+    if prompt_response and prompt_as == "hash":
+        problem = "pairs of prompt and response are asked for, and prompts as their hash"
+        raise UsageError(problem, hint="leave out --prompt-response or --prompt-as hash")
+    records = partial(_records, source, log)
     if path is None:
-        assert stream is not None
-        for request, result in pairs:
-            stream.writelines(f"{_json(line)}\n" for line in form.lines(request, result))
-    elif path.suffix.lower() == ".jsonl":
-        write_whole(path, lambda file: _write_lines(file, pairs, form))
-    elif path.suffix.lower() == ".parquet":
-        write_whole(path, lambda file: _write_parquet(file, pairs, form))
-    else:
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        write_whole(path, lambda file: _write_csv(file, pairs, form, delimiter))
+        assert stream is not None, "without a path there must be a stream"
+        return _write(
+            records(), _line_form(source, model_name, prompt_response, prompt_as), JsonLinesSink(stream).write
+        )
+    check_output_path(path, source.path)
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        form = _line_form(source, model_name, prompt_response, prompt_as)
+        return write_whole(path, lambda file: _write(records(), form, JsonLinesSink(Utf8(file)).write))
+    form = pair_rows if prompt_response else partial(table_rows, prompt_as=prompt_as)
+    with_sample = log.most_choices > 1
+    columns = PAIR_COLUMNS if prompt_response else table_columns(prompt_as=prompt_as, with_sample=with_sample)
+    return write_whole(path, lambda file: _write_table(file, suffix, columns, records(), form))
 
 
-class _Pairs:
-    """Each request with its result, afresh at each iteration."""
-
-    def __init__(self, source: Source, log: ResultLog) -> None:
-        self._source = source
-        self._log = log
-
-    def __iter__(self) -> Iterator[tuple[Request, Result]]:
-        for request in self._source:
-            yield request, self._log.read(request.index)
-
-    def have_samples(self) -> bool:
-        return any(len(result.choices) > 1 for _, result in self)
+Form = Callable[[Request, Result], Iterator[Row]]
 
 
-def _write_lines(file: BinaryIO, pairs: _Pairs, form: Form) -> None:
-    for request, result in pairs:
-        file.writelines(f"{_json(line)}\n".encode() for line in form.lines(request, result))
+def _line_form(source: Source, model_name: str, prompt_response: bool, prompt_as: PromptAs) -> Form:
+    if prompt_response:
+        return pair_rows
+    if source.kind == "openai":
+        return lambda request, result: iter([batch.output_line(request, result, model_name)])
+    return lambda request, result: iter([json_line(request, result, prompt_as)])
 
 
-def _write_csv(file: BinaryIO, pairs: _Pairs, form: Form, delimiter: str) -> None:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    with_sample = pairs.have_samples()
-    writer.writerow(_columns(form, with_sample))
-    for request, result in pairs:
-        writer.writerows(row.values() for row in form.table_rows(request, result, with_sample=with_sample))
-    text.detach()
+def _write_table(
+    file: BinaryIO, suffix: str, columns: tuple[str, ...], records: Iterator[tuple[Request, Result]], form: Form
+) -> OutputSummary:
+    if suffix == ".parquet":
+        with ParquetSink(file, columns) as sink:
+            return _write(records, form, sink.write)
+    return _write(records, form, CsvSink(Utf8(file), columns, delimiter=DELIMITERS[suffix]).write)
 
 
-def _write_parquet(file: BinaryIO, pairs: _Pairs, form: Form) -> None:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise MissingPackage("a parquet file needs pyarrow", hint="pip install 'clusterlm[run]'") from None
-    with_sample = pairs.have_samples()
-    schema = pyarrow.schema([(name, TABLE_TYPES.get(name, "string")) for name in _columns(form, with_sample)])
-    with parquet.ParquetWriter(file, schema) as writer:
-        group: list[dict[str, Any]] = []
-        for request, result in pairs:
-            group += form.table_rows(request, result, with_sample=with_sample)
-            if len(group) >= ROW_GROUP_ROWS:
-                writer.write_table(pyarrow.Table.from_pylist(group, schema))
-                group = []
-        writer.write_table(pyarrow.Table.from_pylist(group, schema))
+def _write(
+    records: Iterator[tuple[Request, Result]], form: Form, write_row: Callable[[Mapping[str, Any]], None]
+) -> OutputSummary:
+    requests = failed = rows = 0
+    for request, result in records:
+        requests += 1
+        failed += result.error is not None
+        for row in form(request, result):
+            write_row(row)
+            rows += 1
+    return OutputSummary(requests, failed, rows)
 
 
-def _columns(form: Form, with_sample: bool) -> list[str]:
-    if form.prompt_response:
-        return ["prompt", "response"]
-    prompt = "prompt" if form.prompt_as == "text" else "prompt_sha256"
-    return ["id", *(["sample"] if with_sample else []), prompt, "prompt_tokens", *_choice(None), "error"]
-
-
-def _choice(choice: Any) -> dict[str, Any]:
-    names = ("text", "finish_reason", "completion_tokens", "seed")
-    return {name: getattr(choice, name, None) for name in names}
-
-
-def _prompt_text(request: Request) -> str:
-    if request.messages is not None:
-        return _json(request.messages)
-    return request.prompt or ""
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def _records(source: Source, log: ResultLog) -> Iterator[tuple[Request, Result]]:
+    """Every request with its own result; RunError unless the log answers exactly this input."""
+    hint = "give the input back as it was, or begin anew with --restart"
+    count = 0
+    for request in source:
+        result = log.read(request.index)
+        if result.payload_hash != request.payload_hash:
+            problem = f"the request {request.id!r} was changed after it was answered"
+            raise RunError(problem, where=str(source.path), hint=hint)
+        yield request, result
+        count += 1
+    if count != len(log):
+        problem = f"there are {len(log):,} results, but only {count:,} requests are left in the input"
+        raise RunError(problem, where=str(source.path), hint=hint)

@@ -33,7 +33,7 @@ def kind_of(value: object) -> str:
         (str, "text"),
         ((int, float), "a number"),
         (Mapping, "an object"),
-        (Sequence, "a list"),
+        ((list, tuple), "a list"),
     )
     return next((word for known, word in words if isinstance(value, known)), f"of type {type(value).__name__}")
 

@@ -164,7 +164,8 @@ def _choose_split(split: str | None, splits: Sequence[str], folder: Path) -> str
 def _open_dataset(folder: Path, split: str | None) -> Reader:
     state = _json_object(folder / "state.json")
     if split is not None and split != state.get("_split"):
-        raise UsageError(f"there is no split {split!r}: the dataset is not split", where=str(folder))
+        hint = "leave --split out"
+        raise UsageError(f"there is no split {split!r}: the dataset is not split", where=str(folder), hint=hint)
     if any(name.startswith("_indices") and value for name, value in state.items()):
         hint = "load it with the package datasets, call flatten_indices() and save it again"
         raise InputError("the dataset picks its rows by a separate file of indices", where=str(folder), hint=hint)

@@ -42,7 +42,8 @@ class LoadedModel:
     cohort_layers: tuple[bool, ...] | None
     accepts: frozenset[str]
 
-    @torch.inference_mode()
+    # Not inference_mode: cohorts change their tensors in place between two forwards, outside of it.
+    @torch.no_grad()
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
         """The logits behind the last column, [rows, vocabulary]; `ids` and `positions` are [rows, columns]."""
         arguments: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
