@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.sharing import shared_between_workers
 
 OPTIONAL = "optional: "
 """A skip whose reason starts so is allowed in CI: CI cannot have, or need not have, what the test wants."""
@@ -78,3 +80,17 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     fail_if_skipped(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny random model of an architecture."""
+
+    def make(architecture: str) -> Path:
+        from tests.engines.zoo import make_model  # torch: only for the tests that want a model
+
+        return shared_between_workers(
+            tmp_path_factory, f"tiny-{architecture}", lambda folder: make_model(folder, architecture)
+        )
+
+    return make

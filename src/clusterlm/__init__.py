@@ -6,16 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clusterlm.version import __version__
+
 if TYPE_CHECKING:
     from clusterlm.records.request import Result
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "generate"]
 
 
-def generate(
-    model: str | Path, prompts: Iterable[str | list[Mapping[str, Any]]], **options: Any
-) -> Iterator[Result]:
+def generate(model: str | Path, prompts: Iterable[str | list[Mapping[str, Any]]], **options: Any) -> Iterator[Result]:
     """A Result for each prompt (a text, or a conversation as a list of messages), in the order of the prompts.
 
     `options` are those of `clusterlm generate`, with underscores: max_new_tokens=64, temperature=0.7. Nothing is

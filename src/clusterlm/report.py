@@ -75,7 +75,9 @@ def run_text(run: RunFolder) -> str:
         ]
     settings = run.read()["spec"]
     left_out = {"task", "model", "input", "output"}
-    lines += [(name, str(value)) for name, value in settings.items() if name not in left_out and value not in (None, [])]
+    lines += [
+        (name, str(value)) for name, value in settings.items() if name not in left_out and value not in (None, [])
+    ]
     return aligned(lines)
 
 

@@ -76,13 +76,17 @@ def _fetch(name: str, revision: str | None) -> Path:
         raise ModelError("the owner lets only registered users have this model", where=name, hint=hint) from None
     except RepositoryNotFoundError:
         hint = "check the spelling; a private model needs: hf auth login"
-        raise ModelError("the Hugging Face hub has no such model, nor is there such a folder", where=name, hint=hint) from None
+        raise ModelError(
+            "the Hugging Face hub has no such model, nor is there such a folder", where=name, hint=hint
+        ) from None
     except RevisionNotFoundError:
         raise ModelError(f"has no revision {revision!r}", where=name) from None
     except HFValidationError:
         raise ModelError("is neither a folder nor a model id like 'owner/name'", where=name) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        hint = f"on a machine with internet: hf download {name}; or name a local folder, or 'demo' for the built-in model"
+        hint = (
+            f"on a machine with internet: hf download {name}; or name a local folder, or 'demo' for the built-in model"
+        )
         problem = "is not in the Hugging Face cache, and the hub cannot be reached; nor is there such a folder"
         raise ModelError(problem, where=name, hint=hint) from None
     return folder
@@ -115,7 +119,11 @@ def weight_files(path: Path) -> list[Path]:
             missing = [name for name in names if not (path / name).is_file()]
             if missing:
                 hint = "copy or download the model again: it is not complete"
-                raise ModelError(f"{len(missing)} of {len(names)} weight files are missing, first {missing[0]}", where=str(path), hint=hint)
+                raise ModelError(
+                    f"{len(missing)} of {len(names)} weight files are missing, first {missing[0]}",
+                    where=str(path),
+                    hint=hint,
+                )
             return [path / name for name in names]
         if found := sorted(path.glob(pattern)):
             return found

@@ -100,6 +100,10 @@ def _prompts() -> list[str]:
     for text in topics.values():
         for sentence in re.split(r"(?<=[.:])\s+", " ".join(text.split())):
             words = sentence.split()
-            if len(words) > PROMPT_WORDS and sentence[0].isupper() and all(word.isalpha() for word in words[:PROMPT_WORDS]):
+            if (
+                len(words) > PROMPT_WORDS
+                and sentence[0].isupper()
+                and all(word.isalpha() for word in words[:PROMPT_WORDS])
+            ):
                 beginnings[" ".join(words[:PROMPT_WORDS])] = None
     return list(beginnings)[:PROMPTS]

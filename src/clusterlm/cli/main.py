@@ -7,11 +7,11 @@ import sys
 
 import click
 
-from clusterlm import __version__
 from clusterlm.cli.demo import demo
 from clusterlm.cli.generate import generate
 from clusterlm.cli.runs import runs
 from clusterlm.errors import ClusterlmError
+from clusterlm.version import __version__
 
 
 class Commands(click.Group):

@@ -1,13 +1,13 @@
 """RunFolder: all that was asked and all that happened, as files. The only place that knows paths inside a run.
 
-    answers.jsonl.run/
-      run.toml          what was asked; `clusterlm generate run.toml` asks the same again
-      run.json          the same checked, with what the results depend on: model and input by their content
-      input.*           the requests, where they came from standard input
-      results.jsonl     one line per finished request, appended and synced, in the order they finished
-      attempts/1/       environment.json (versions, device), progress.json; a second attempt follows an interrupted first
-      finished.json     written last, when the output file is complete
-      run.lock          held by the process at work
+answers.jsonl.run/
+  run.toml          what was asked; `clusterlm generate run.toml` asks the same again
+  run.json          the same checked, with what the results depend on: model and input by their content
+  input.*           the requests, where they came from standard input
+  results.jsonl     one line per finished request, appended and synced, in the order they finished
+  attempts/1/       environment.json (versions, device), progress.json; a second attempt follows an interrupted first
+  finished.json     written last, when the output file is complete
+  run.lock          held by the process at work
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from clusterlm import __version__
 from clusterlm.errors import RunError
 from clusterlm.records.files import disk_problem, write_whole
 from clusterlm.runs.progress import Progress
+from clusterlm.version import __version__
 
 if TYPE_CHECKING:  # pydantic takes longer to import than a list of runs to print
     from clusterlm.spec import GenerateSpec
@@ -80,7 +80,9 @@ class RunFolder:
         content = self._read("run.json")
         spec = GenerateSpec(**content["spec"])
         fields = {name: content[name] for name in ("model_name", "model_fingerprint", "requests", "input_digest")}
-        return Asked(spec=spec, input_path=Path(content["input_path"]), model_path=Path(content["model_path"]), **fields)
+        return Asked(
+            spec=spec, input_path=Path(content["input_path"]), model_path=Path(content["model_path"]), **fields
+        )
 
     def read(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -219,7 +221,10 @@ def _create(run: RunFolder, asked: Asked) -> None:
     content = {
         "clusterlm": __version__,
         "created": _now(),
-        **{name: str(getattr(asked, name)) for name in ("model_name", "model_path", "model_fingerprint", "input_digest")},
+        **{
+            name: str(getattr(asked, name))
+            for name in ("model_name", "model_path", "model_fingerprint", "input_digest")
+        },
         "input_path": str(input_path.absolute()),
         "requests": asked.requests,
         "spec": spec.model_dump(mode="json"),

@@ -31,9 +31,7 @@ def prepare(spec: GenerateSpec, find: Callable[[], ModelFolder], *, restart: boo
     """The run's folder, new or continued; the first thing wrong is raised, and then nothing was touched."""
     _check_packages(spec)
     if spec.output != STANDARD_STREAM:
-        check_output_path(Path(spec.output))
-        if Path(spec.output).absolute() == Path(spec.input).absolute():
-            raise UsageError("INPUT and OUTPUT are the same file", where=spec.output)
+        check_output_path(Path(spec.output), None if spec.input == STANDARD_STREAM else Path(spec.input))
     with _input_file(spec) as input_path:
         source = open_source(
             input_path, column=spec.column, template=spec.template, whole_file=spec.whole_file, split=spec.split

@@ -86,7 +86,9 @@ class Cohort:
         widest = max(len(sequence.tokens) for sequence in sequences)
         self.columns = Columns(widest + SPARE_COLUMNS)
         self.mask = torch.zeros(len(sequences), self.columns.capacity, dtype=torch.long, device=model.device)
-        self.cache = Cache(layers=[CohortLayer(self.columns) if keeps else DummyLayer() for keeps in model.cohort_layers or ()])
+        self.cache = Cache(
+            layers=[CohortLayer(self.columns) if keeps else DummyLayer() for keeps in model.cohort_layers or ()]
+        )
 
     @property
     def rows(self) -> int:

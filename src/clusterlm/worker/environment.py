@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from clusterlm import __version__
 from clusterlm.runs.folder import Asked
+from clusterlm.version import __version__
 from clusterlm.worker.generator import Generator
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "bitsandbytes", "safetensors", "numpy")

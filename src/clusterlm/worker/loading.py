@@ -151,7 +151,9 @@ def _cohort_layers(module: Any) -> tuple[bool, ...] | None:
     layers = DynamicCache(config=module.config).layers
     attention = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
     # Exactly these: their subclasses keep more than keys and values.
-    return tuple(type(layer) is not DummyLayer for layer in layers) if all(type(l) in attention for l in layers) else None
+    return (
+        tuple(type(layer) is not DummyLayer for layer in layers) if all(type(l) in attention for l in layers) else None
+    )
 
 
 def _quiet() -> None:

@@ -80,7 +80,9 @@ def _sample_sorted(logits: torch.Tensor, sequences: SequenceOf[Sequence]) -> tor
         best, order = scores.topk(candidates, dim=-1)
         # Top-p is over what top-k left: where top-k cuts within the candidates they are all that is left.
         inside = torch.arange(candidates, device=logits.device) < top_k
-        left = torch.where(top_k < candidates, best.masked_fill(~inside, -torch.inf).logsumexp(-1, keepdim=True), normaliser)
+        left = torch.where(
+            top_k < candidates, best.masked_fill(~inside, -torch.inf).logsumexp(-1, keepdim=True), normaliser
+        )
         probability = (best - left).exp().masked_fill(~inside, 0)
         cumulative = probability.cumsum(dim=-1)
         reached = (top_k <= candidates) | (cumulative[:, -1:] >= top_p)
