@@ -11,7 +11,7 @@ from typing import Any
 from clusterlm.errors import ModelError, did_you_mean
 
 SAMPLE_BYTES = 1 << 20
-"""Of each weight file this much at its start, middle and end goes into the fingerprint: new weights change all three."""
+"""So much of each weight file's start, middle and end goes into the fingerprint: new weights change all three."""
 
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*", "*.tiktoken")
 """Files of a hub repository that are fetched; pickled weights only where there are no safetensors."""

@@ -79,7 +79,7 @@ def test_a_budget_of_few_tokens_changes_no_result(tiny: Callable[[str], Path]) -
 
 
 def test_running_out_of_memory_loses_nothing(tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The allocator's own exception, at every seventh forward of several rows: no machine is small enough for a real one."""
+    """The allocator's own exception, at every seventh forward of several rows."""
     folder = tiny("llama")
     requests = mixed_requests()
     spec = GenerateSpec(model=str(folder), input="-", output="-")

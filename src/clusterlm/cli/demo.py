@@ -73,8 +73,8 @@ def _show_model(model: ModelFolder) -> None:
 
     made = ensure_demo_model()
     click.echo(
-        f"demo model: {made.parameters / 1e6:.1f} M parameters, trained in {made.seconds:.0f} s; loss on text it has not"
-        f" seen: {made.loss_before:.2f} before, {made.loss_after:.2f} after (nats per token)\n{made.folder}\n",
+        f"demo model: {made.parameters / 1e6:.1f} M parameters, trained in {made.seconds:.0f} s; loss on text that it"
+        f" has not seen: {made.loss_before:.2f} before, {made.loss_after:.2f} after (nats per token)\n{made.folder}\n",
         err=True,
     )
     import clusterlm

@@ -23,7 +23,7 @@ class Commands(click.Group):
             ctx.exit(problem.exit_code)
         except BrokenPipeError:
             # The reader of our output has seen enough (`| head`); what is still buffered must not raise at exit.
-            sys.stdout = open(os.devnull, "w")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

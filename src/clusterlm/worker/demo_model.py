@@ -61,7 +61,8 @@ language: en
 ---
 # clusterlm demo model
 
-A Llama of {parameters:,} parameters, trained from nothing in {seconds:.0f} s. It writes English-like text and knows nothing.
+A Llama of {parameters:,} parameters, trained from nothing in {seconds:.0f} s.
+It writes English-like text and knows nothing.
 
 - Data: the prose of `pydoc_data.topics`, which CPython installs (PSF licence for the documentation)
 - Recipe: {recipe}
@@ -211,7 +212,8 @@ def _loss(model: LlamaForCausalLM, tokens: torch.Tensor) -> float:
     """Nats per token over all of `tokens`."""
     length = RECIPE["tokens_per_sequence"]
     batch = tokens[: len(tokens) // length * length].view(-1, length)[:64]
-    return float(model(input_ids=batch, labels=batch).loss)
+    loss: float = model(input_ids=batch, labels=batch).loss.item()
+    return loss
 
 
 def _save(made: DemoModel, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,4 +1,4 @@
-"""A generation run from its folder: what is missing is computed, what is finished is kept, at the end the output written."""
+"""A generation run from its folder: what is missing is computed, what is finished is kept."""
 
 from __future__ import annotations
 

@@ -152,7 +152,9 @@ def _cohort_layers(module: Any) -> tuple[bool, ...] | None:
     attention = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
     # Exactly these: their subclasses keep more than keys and values.
     return (
-        tuple(type(layer) is not DummyLayer for layer in layers) if all(type(l) in attention for l in layers) else None
+        tuple(type(layer) is not DummyLayer for layer in layers)
+        if all(type(layer) in attention for layer in layers)
+        else None
     )
 
 

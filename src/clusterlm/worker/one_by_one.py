@@ -1,4 +1,4 @@
-"""OneByOne: generation by transformers' own loop, for architectures whose rows cannot share a cache (recurrent ones)."""
+"""OneByOne: transformers' own loop, for architectures whose rows cannot share a cache (recurrent ones)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Unanswerable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prompting:
-    """`own_sampling`: what the model's generation_config says; flags win over it, and a request's own options over both."""
+    """`own_sampling` is what the model's generation_config says; flags win over it, a request's options over both."""
 
     tokenizer: Any
     spec: GenerateSpec
