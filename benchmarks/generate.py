@@ -7,8 +7,8 @@
 (c) transformers' own continuous batching
 (d) clusterlm: the whole job, from reading the file to the output file, with every result synced to the disk
 
-The model is a Llama of 25 M parameters with random weights in float32, decoding is greedy. Prompt and answer lengths are
-log-normal (sigma 1). Answer lengths are known to nobody beforehand: a limit of its own ends each record, and only the
+The model is a Llama of 25 M parameters with random weights in float32; decoding is greedy. Prompt and answer lengths
+A Llama of 25 M parameters with random weights in float32, decoding greedily. Prompt and answer lengths
 stop check sees it ((c) is told it, because its interface wants it: an advantage). Useful tokens are those of the
 answers; all ways must give the same ones. Where vLLM's CPU build is installed, a row for it stands beside.
 """

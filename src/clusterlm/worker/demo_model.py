@@ -217,6 +217,7 @@ def _loss(model: LlamaForCausalLM, tokens: torch.Tensor) -> float:
 
 
 def _save(made: DemoModel, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    made.folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = made.folder.with_name(f"{made.folder.name}.{secrets.token_hex(4)}.unfinished")
     transformers_logging.disable_progress_bar()
     try:

@@ -1,0 +1,33 @@
+"""What a login node runs loads neither torch nor its family."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["torch", "transformers", "accelerate", "peft", "trl", "datasets", "bitsandbytes", "deepspeed", "vllm"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["generate", "--help"], ["runs", "list"], ["runs", "--help"]]
+)
+def test_a_light_command_loads_nothing_heavy(arguments: list[str]) -> None:
+    program = f"""
+import sys
+from clusterlm.cli.main import main
+try:
+    main({arguments!r})
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print("LOADED", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "LOADED []"
+
+
+def test_importing_the_library_loads_nothing_heavy() -> None:
+    program = f"import clusterlm, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"
