@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from tests.cli.running import clusterlm, lines_of
 
 import clusterlm as library
+from tests.cli.running import clusterlm, lines_of
 
 PROMPTS = ["The value of the object", "A class", "When the statement is executed, the name", "If it is not"]
 

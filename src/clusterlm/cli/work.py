@@ -93,10 +93,10 @@ class _Screen:
 
 
 def _report(spec: GenerateSpec, prepared: Prepared, progress: Progress) -> None:
-    _say(
-        f"{progress.requests:,} in = {progress.done:,} done + {progress.failed:,} failed"
-        f" ({show_seconds(progress.seconds)}, {progress.tokens_per_second:,.0f} tokens/s)"
-    )
+    account = f"{progress.requests:,} in = {progress.done:,} done + {progress.failed:,} failed"
+    if progress.new_results:
+        account += f" ({show_seconds(progress.seconds)}, {progress.tokens_per_second:,.0f} tokens/s)"
+    _say(account)
     if progress.failed:
         from clusterlm.records.log import ResultLog
 

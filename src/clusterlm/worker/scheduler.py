@@ -27,6 +27,9 @@ about 5 ms at 10 GB/s, measured with 8 layers on 2 CPU cores."""
 SHARE_TO_REFILL = 0.25
 """Part of the budget that must be free before more rows are let in."""
 
+ROWS_IN_FLIGHT = 2 * MOST_ROWS
+"""No more are begun: they would make no step more efficient, and be lost when the process is killed."""
+
 FIRST_GUESS_TOKENS = 64
 """Expected length of a completion until the first ones have finished."""
 
@@ -66,7 +69,7 @@ class Scheduler:
                 if not sequences:
                     return
                 yield self._prefill(sequences)
-            elif self._tokens_in_use > (self.most_tokens or 0) and self._has_several_rows:
+            elif self._tokens_in_use > (self.most_tokens or 0) and self._rows > 1:
                 self._return_youngest()
             else:
                 yield self._step(min(self.cohorts, key=lambda cohort: cohort.span))
@@ -77,8 +80,8 @@ class Scheduler:
         return sum(cohort.reserved_tokens for cohort in self.cohorts)
 
     @property
-    def _has_several_rows(self) -> bool:
-        return sum(cohort.rows for cohort in self.cohorts) > 1
+    def _rows(self) -> int:
+        return sum(cohort.rows for cohort in self.cohorts)
 
     @property
     def _expected_tokens(self) -> int:
@@ -92,7 +95,7 @@ class Scheduler:
             return self.waiting.take(self.most_tokens or PREFILL_TOKENS, self._expected_tokens)
         room = (self.most_tokens or 0) - self._tokens_in_use
         # A few rows are not worth a cohort of their own: wait until a good part of the room is free.
-        if room < (self.most_tokens or 0) * SHARE_TO_REFILL:
+        if room < (self.most_tokens or 0) * SHARE_TO_REFILL or self._rows >= ROWS_IN_FLIGHT:
             return []
         return self.waiting.take(room, self._expected_tokens)
 
