@@ -49,8 +49,9 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
     if path.exists():
         raise ModelError("is a file; a model is a folder with a config.json", where=name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ModelError("there is no such model folder", where=name, hint=did_you_mean(path.name, siblings))
+        siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, siblings) if siblings else "a model of the hub is named owner/name"
+        raise ModelError("there is no such model folder", where=name, hint=hint)
     snapshot = _fetch(name, revision)
     check_model_folder(snapshot)
     return ModelFolder(name=name, path=snapshot, fingerprint=snapshot.name)

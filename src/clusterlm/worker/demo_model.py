@@ -195,7 +195,7 @@ def _train(
 
 
 def _learning_rate_share(step: int, steps: int) -> float:
-    warm_up = min(1.0, (step + 1) / RECIPE["warm_up_steps"])
+    warm_up: float = min(1.0, (step + 1) / RECIPE["warm_up_steps"])
     return warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
