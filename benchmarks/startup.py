@@ -1,6 +1,6 @@
 """How long a login-node command takes, beside `python -c "import torch"`: in turn, medians of whole processes.
 
-    python -m benchmarks.startup [--runs 7]
+python -m benchmarks.startup [--runs 7]
 """
 
 from __future__ import annotations
