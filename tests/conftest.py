@@ -11,8 +11,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.sharing import shared_between_workers
-
 OPTIONAL = "optional: "
 """A skip whose reason starts so is allowed in CI: CI cannot have, or need not have, what the test wants."""
 
@@ -87,7 +85,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a tiny random model of an architecture."""
 
     def make(architecture: str) -> Path:
-        from tests.engines.zoo import make_model  # torch: only for the tests that want a model
+        # Only for the tests that want a model: zoo loads torch, and this file also serves alone.
+        from tests.engines.zoo import make_model
+        from tests.sharing import shared_between_workers
 
         return shared_between_workers(
             tmp_path_factory, f"tiny-{architecture}", lambda folder: make_model(folder, architecture)

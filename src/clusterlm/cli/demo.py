@@ -64,7 +64,7 @@ def demo_model() -> ModelFolder:
 def _show_training(step: int, steps: int, loss: float, seconds: float) -> None:
     if step == 1:
         click.echo("making the demo model (once; about a minute)", err=True)
-    if step == 1 or step == steps or step % 50 == 0:
+    if step == 1 or step == steps or step % 100 == 0:
         click.echo(f"  step {step} of {steps}: loss {loss:.2f}, {seconds:.0f} s", err=True)
 
 
