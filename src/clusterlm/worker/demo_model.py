@@ -31,7 +31,7 @@ RECIPE: dict[str, Any] = {
     "intermediate_size": 768,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": 4096,
     "steps": 700,
     "sequences_per_step": 4,
     "tokens_per_sequence": 96,
