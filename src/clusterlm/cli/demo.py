@@ -32,6 +32,7 @@ def demo(folder: Path) -> None:
     The model is trained once, in about a minute, on the English text that every Python installs, and kept in the
     cache. It writes English-like text; it knows nothing. 'demo' names it wherever a MODEL is wanted.
     """
+    from clusterlm.cli.models import demo_model
     from clusterlm.cli.work import work
     from clusterlm.spec import make_spec
 
@@ -48,24 +49,6 @@ def demo(folder: Path) -> None:
         for line, _ in zip(file, range(SHOWN_ANSWERS), strict=False):
             _show_answer(json.loads(line))
     click.get_current_context().exit(status)
-
-
-def demo_model() -> ModelFolder:
-    """The built-in model, made now if this machine has none yet."""
-    from dataclasses import replace
-
-    from clusterlm.store import find_model
-    from clusterlm.worker.demo_model import ensure_demo_model
-
-    made = ensure_demo_model(_show_training)
-    return replace(find_model(str(made.folder)), name="demo")
-
-
-def _show_training(step: int, steps: int, loss: float, seconds: float) -> None:
-    if step == 1:
-        click.echo("making the demo model (once; about a minute)", err=True)
-    if step == 1 or step == steps or step % 100 == 0:
-        click.echo(f"  step {step} of {steps}: loss {loss:.2f}, {seconds:.0f} s", err=True)
 
 
 def _show_model(model: ModelFolder) -> None:

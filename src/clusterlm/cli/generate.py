@@ -10,10 +10,6 @@ import click
 
 if TYPE_CHECKING:
     from clusterlm.spec import GenerateSpec
-    from clusterlm.store import ModelFolder
-
-DEMO = "demo"
-"""Name of the built-in model."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -93,14 +89,3 @@ def _spec(model: str, input: str | None, flags: dict[str, Any]) -> GenerateSpec:
     if "output" not in given:
         raise UsageError("OUTPUT is missing", hint="-o answers.jsonl, or -o - for standard output")
     return make_spec({"model": model, "input": input, **given})
-
-
-def find(spec: GenerateSpec) -> ModelFolder:
-    """The model's folder; the built-in one is made when it is wanted first."""
-    from clusterlm.store import find_model
-
-    if spec.model != DEMO:
-        return find_model(spec.model, spec.revision)
-    from clusterlm.cli.demo import demo_model
-
-    return demo_model()

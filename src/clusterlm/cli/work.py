@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from clusterlm.cli.generate import find
+from clusterlm.cli.models import find
 from clusterlm.runs.launch import Prepared, prepare
 from clusterlm.runs.progress import Progress
 from clusterlm.spec import STANDARD_STREAM, GenerateSpec
