@@ -1,0 +1,58 @@
+"""Gpu: what one card offers, from gpus.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from clusterlm.errors import UsageError, did_you_mean
+
+GIB = 2**30
+CONTEXT_BYTES = round(0.51 * GIB)
+"""CUDA context, library handles and loaded kernels of one process: 0.51 GiB on H100 (vLLM logs), 0.3 to 0.6 elsewhere."""
+CONTEXT_BYTES_OLD = round(1.31 * GIB)
+"""V100 of 2022, eager loading of all kernels: 1,343 MiB (transformers documentation, model memory anatomy)."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    key: str
+    name: str
+    memory_bytes: int
+    """What a program can see of the card, which is less than the number on the box."""
+    compute_capability: tuple[int, int]
+    vendor: str
+    bfloat16: bool
+    source: str
+
+    @property
+    def context_bytes(self) -> int:
+        return CONTEXT_BYTES
+
+
+@cache
+def gpus() -> dict[str, Gpu]:
+    table = tomllib.loads(resources.files("clusterlm").joinpath("gpus.toml").read_text("utf-8"))
+    return {
+        key: Gpu(
+            key=key,
+            name=row["name"],
+            memory_bytes=round(row["memory_gib"] * GIB),
+            compute_capability=(row["compute_capability"][0], row["compute_capability"][1]),
+            vendor=row.get("vendor", "nvidia"),
+            bfloat16=row.get("bfloat16", True),
+            source=row["source"],
+        )
+        for key, row in table.items()
+    }
+
+
+def find_gpu(key: str) -> Gpu:
+    """UsageError with the nearest names where there is none of that name."""
+    wanted = key.lower().replace("_", "-").removeprefix("nvidia-")
+    if wanted in gpus():
+        return gpus()[wanted]
+    known = ", ".join(gpus())
+    raise UsageError(f"no GPU is called {key!r}", where="--gpu", hint=f"{did_you_mean(key, list(gpus()))}known: {known}")

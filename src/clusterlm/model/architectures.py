@@ -1,0 +1,39 @@
+"""From the config.json of any known architecture to its exact sizes, without torch and without transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clusterlm.errors import ModelError, nearest
+from clusterlm.model.config import Config
+from clusterlm.model.decoder import Decoder
+from clusterlm.model.dense import DENSE
+from clusterlm.model.experts import EXPERTS
+from clusterlm.model.hybrids import HYBRIDS
+from clusterlm.model.shape import ModelShape
+
+DECODERS: dict[str, Decoder] = {**DENSE, **EXPERTS, **HYBRIDS}
+
+
+def known_architectures() -> list[str]:
+    """Every `model_type` that shape_from_config understands."""
+    return sorted(DECODERS)
+
+
+def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
+    """The shape of the model whose config.json is `config`; raises ModelError where it is incomplete or unknown."""
+    values = Config(config, name)
+    model_type = values.text("model_type")
+    if model_type is None:
+        raise values.error("config.json lacks model_type")
+    if model_type in DECODERS:
+        return DECODERS[model_type].shape(values, model_type)
+    raise _unknown(model_type, name)
+
+
+def _unknown(model_type: str, name: str) -> ModelError:
+    close = nearest(model_type, known_architectures())
+    likely = f"did you mean {close!r}? " if close else ""
+    hint = f"{likely}`clusterlm plan --trace` counts any architecture that the installed transformers knows"
+    return ModelError(f"its architecture {model_type!r} is not in clusterlm's table", where=name, hint=hint)

@@ -1,0 +1,91 @@
+"""The catalogue: what config.json says of well-known models, carried along so that a plan needs no network."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from clusterlm.errors import InputError
+
+Entry = dict[str, Any]
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """Each model's entry by its id on the Hugging Face hub, as models/*.json has it."""
+    found: dict[str, Entry] = {}
+    for file in (resources.files("clusterlm") / "models").iterdir():
+        if file.name.endswith(".json"):
+            found |= json.loads(file.read_text(encoding="utf-8"))["models"]
+    return found
+
+
+@cache
+def ids_by_short_name() -> dict[str, tuple[str, ...]]:
+    """Ids by what follows their owner, in lower case: `llama-2-7b-hf`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in sorted(entries()):
+        short = short_name(name)
+        found[short] = (*found.get(short, ()), name)
+    return found
+
+
+def catalogue_names() -> list[str]:
+    return sorted(entries(), key=str.lower)
+
+
+def catalogue_config(name: str) -> dict[str, Any] | None:
+    """The model's config.json, as far as sizes depend on it; None where the catalogue has no such model."""
+    known = catalogue_id(name)
+    return None if known is None else copy.deepcopy(merged(known)["config"])
+
+
+def published_parameters(name: str) -> int | None:
+    """Parameters as its authors count them, before any quantisation; None where unknown."""
+    known = catalogue_id(name)
+    return None if known is None else merged(known).get("parameters")
+
+
+def catalogue_id(name: str) -> str | None:
+    """The id that `name` means: itself, its spelling, or the only model of this short name."""
+    if name in entries():
+        return name
+    alike = [known for known in ids_by_short_name().get(short_name(name), ()) if known.lower() == name.lower()]
+    return alike[0] if alike else id_of_short_name(name)
+
+
+def id_of_short_name(name: str) -> str | None:
+    """Raises InputError where several different models are called so; copies of one model are no choice."""
+    if "/" in name:
+        return None
+    ids = ids_by_short_name().get(name.lower(), ())
+    first, *others = ids or (None,)
+    if first and any(merged(other)["config"] != merged(first)["config"] for other in others if other):
+        raise InputError(f"several models are called {name!r}", hint=f"say which: {', '.join(ids)}")
+    return first
+
+
+def nearest_names(name: str, count: int = 3) -> list[str]:
+    """Ids that `name` may be a slip of, the likeliest first."""
+    names = {known.lower(): known for known in entries()}
+    shorts = {short: ids[0] for short, ids in ids_by_short_name().items()}
+    spellings = names if "/" in name else shorts
+    close = difflib.get_close_matches(name.lower(), spellings, n=count, cutoff=0.6)
+    return [spellings[spelling] for spelling in close]
+
+
+def merged(name: str) -> Entry:
+    """The entry of an id with what it takes from the one that it is `like`; its own keys of `config` win."""
+    entry = entries()[name]
+    if "like" not in entry:
+        return entry
+    original = merged(entry["like"])
+    return {**original, **entry, "config": {**original["config"], **entry.get("config", {})}}
+
+
+def short_name(name: str) -> str:
+    return name.rsplit("/", 1)[-1].lower()

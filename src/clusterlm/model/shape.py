@@ -1,0 +1,177 @@
+"""ModelShape: a model as sizes. Everything that memory and time are computed from, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+BYTES_PER_ELEMENT = {
+    "float32": 4.0,
+    "float16": 2.0,
+    "bfloat16": 2.0,
+    "float8_e4m3fn": 1.0,
+    "float8_e5m2": 1.0,
+    "int8": 1.0,
+    "uint8": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One weight matrix, named part.module as the model class has it (`attention.q_proj`, `mlp.down_proj`,
+    `experts.gate_up_proj`, `shared.up_proj`, `router.gate`); `copies` of it where each expert has one."""
+
+    name: str
+    inputs: int
+    outputs: int
+    bias: bool = False
+    copies: int = 1
+
+    @property
+    def weights(self) -> int:
+        """Elements of the matrices: what a quantiser stores in fewer bits."""
+        return self.copies * self.inputs * self.outputs
+
+    @property
+    def parameters(self) -> int:
+        return self.weights + (self.copies * self.outputs if self.bias else 0)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The mixer of a layer that keeps keys and values; `latent_size` where one compressed vector is kept instead."""
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    value_size: int
+    window: int | None = None
+    latent_size: int | None = None
+
+    @property
+    def cache_elements_per_token(self) -> int:
+        """What a fully expanded cache (transformers) keeps for one token of one layer."""
+        return self.kv_heads * (self.head_size + self.value_size)
+
+    @property
+    def latent_elements_per_token(self) -> int:
+        """What an engine with a compressed cache (vLLM for MLA) keeps; the expanded one where there is no latent."""
+        return self.latent_size if self.latent_size is not None else self.cache_elements_per_token
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """The mixer of a layer whose state does not grow with the text (Mamba, gated delta, short convolution)."""
+
+    kind: str
+    state_elements: int
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Widths of one layer's MLP. A dense one has `experts == 0`; an expert's width stands in `expert_size`."""
+
+    intermediate_size: int
+    gated: bool = True
+    experts: int = 0
+    active_experts: int = 0
+    expert_size: int = 0
+    shared_size: int = 0
+
+
+@dataclass(frozen=True)
+class Layer:
+    mixer: Attention | Recurrent
+    feed_forward: FeedForward
+    linears: tuple[Linear, ...]
+    norm_parameters: int
+    other_parameters: int = 0
+    cross_attention: bool = False
+
+    @property
+    def linear_weights(self) -> int:
+        return sum(linear.weights for linear in self.linears)
+
+    @property
+    def parameters(self) -> int:
+        return sum(linear.parameters for linear in self.linears) + self.norm_parameters + self.other_parameters
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How the checkpoint's linear layers are already stored: gptq, awq, fp8, int8, nf4, mxfp4 ..."""
+
+    method: str
+    bits: int
+    group_size: int | None = None
+    skipped: tuple[str, ...] = ()
+    """Names, or parts of names, of the linears that stay in the model's own type."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    name: str
+    architecture: str
+    """`model_type` of config.json."""
+    hidden_size: int
+    vocabulary_size: int
+    context_tokens: int | None
+    layers: tuple[Layer, ...]
+    embedding_parameters: int
+    """Token table, and positions where they are learned."""
+    head_parameters: int
+    """The output projection where it is a matrix of its own; 0 where tied to the token table, or absent."""
+    final_norm_parameters: int
+    tied: bool
+    dtype: str
+    encoder_layers: tuple[Layer, ...] = ()
+    other_parameters: int = 0
+    """Vision towers, projectors, encoder norms: counted, never quantised by the text model's settings."""
+    quantisation: Quantisation | None = None
+    source: str = ""
+    traits: dict[str, str] = field(default_factory=dict, hash=False)
+    """Facts that change how activations are saved and that no size tells: activation function, norm kind."""
+
+    def all_layers(self) -> Iterator[Layer]:
+        yield from self.encoder_layers
+        yield from self.layers
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.parameters_by_part().values())
+
+    @property
+    def linear_weights(self) -> int:
+        """Matrix elements inside the blocks: what LoRA's all-linear adapts and quantisers shrink."""
+        return sum(layer.linear_weights for layer in self.all_layers())
+
+    def parameters_by_part(self) -> dict[str, int]:
+        """embedding, attention, mlp, experts, router, norms, head, other: parameters, summing to the whole."""
+        parts = dict.fromkeys(("embedding", "attention", "mlp", "experts", "router", "norms", "head", "other"), 0)
+        parts["embedding"] = self.embedding_parameters
+        parts["head"] = self.head_parameters
+        parts["norms"] = self.final_norm_parameters
+        parts["other"] = self.other_parameters
+        for layer in self.all_layers():
+            parts["norms"] += layer.norm_parameters
+            parts["other"] += layer.other_parameters
+            for linear in layer.linears:
+                parts[part_of(linear)] += linear.parameters
+        return parts
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that one token passes through: a mixture's idle experts left out."""
+        idle = 0
+        for layer in self.all_layers():
+            for linear in layer.linears:
+                if linear.copies > 1:
+                    used = layer.feed_forward.active_experts
+                    idle += linear.parameters // linear.copies * (linear.copies - used)
+        return self.parameters - idle
+
+
+def part_of(linear: Linear) -> str:
+    """attention, mlp, experts or router."""
+    part = linear.name.split(".")[0]
+    return "mlp" if part == "shared" else part

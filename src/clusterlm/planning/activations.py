@@ -1,0 +1,99 @@
+"""What the layers and the loss keep and need while training, by library: the part of memory that grows with tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clusterlm.model.shape import Attention, FeedForward, Layer, ModelShape
+from clusterlm.planning.coefficients import CROSS_ENTROPY, at_version
+from clusterlm.planning.weights import element_bytes
+from clusterlm.planning.workload import Workload
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes on one GPU for one micro-batch."""
+
+    saved: int
+    """Alive from each layer's forward pass to its backward pass, summed over the layers."""
+    frozen_units: int
+    """FSDP1 only: inputs and gradients of frozen units that a hook keeps until the backward pass ends."""
+    loss: int
+    """Head and cross-entropy at their peak, above `saved`."""
+    layer: int
+    """One layer's backward pass (with its recomputation) at its peak, above `saved`."""
+    saved_formula: str
+    loss_formula: str
+    layer_formula: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Widths:
+    """A layer's widths as the formulas use them, in elements for one token."""
+
+    hidden: int
+    queries: int
+    keys: int
+    intermediate: int
+    """Summed over the experts that a token passes through."""
+    one_intermediate: int
+    gated: bool
+    active_experts: int
+
+
+def widths(shape: ModelShape, layer: Layer) -> Widths:
+    mixer, mlp = layer.mixer, layer.feed_forward
+    queries = mixer.heads * mixer.head_size if isinstance(mixer, Attention) else shape.hidden_size
+    keys = mixer.kv_heads * mixer.head_size if isinstance(mixer, Attention) else shape.hidden_size
+    return Widths(
+        hidden=shape.hidden_size,
+        queries=queries,
+        keys=keys,
+        intermediate=mlp_width(mlp),
+        one_intermediate=mlp.expert_size if mlp.experts else mlp.intermediate_size,
+        gated=mlp.gated,
+        active_experts=mlp.active_experts,
+    )
+
+
+def mlp_width(mlp: FeedForward) -> int:
+    return mlp.active_experts * mlp.expert_size + mlp.shared_size if mlp.experts else mlp.intermediate_size
+
+
+def trainer_activations(shape: ModelShape, workload: Workload, *, sharded: bool) -> Activations:
+    """transformers 4.40 to 4.49 with flash attention and gradient checkpointing, plain or with fused kernels.
+
+    Slopes of fms-acceleration's published runs: memory per token of packed sequences, Mistral-7B and Llama-3-8B.
+    """
+    size = element_bytes(workload.dtype)
+    tokens, hidden, count = workload.tokens, shape.hidden_size, len(shape.layers)
+    checkpoint_size = 4 if workload.cast_frozen_to_float32 and not sharded else size
+    software = workload.software
+    entropy = at_version(CROSS_ENTROPY[("transformers", software.kernels)], software.version)
+    frozen = workload.method != "full"
+    layer = max(_recomputed_layer(widths(shape, one), workload, size) for one in set(shape.layers))
+    return Activations(
+        saved=round(tokens * count * hidden * checkpoint_size),
+        frozen_units=round(tokens * size * hidden * (count - 2)) if frozen and sharded else 0,
+        loss=round(tokens * entropy.bytes_per_token(shape.vocabulary_size, hidden)),
+        layer=round(tokens * layer),
+        saved_formula=f"tokens x layers x hidden x {checkpoint_size:g} B (checkpoints)",
+        loss_formula=f"tokens x ({entropy.per_vocabulary:g} x vocabulary + {entropy.per_hidden:g} x hidden) B",
+        layer_formula="tokens x 2 x (8 hidden + 3 KV + 6.5 intermediate) B, more for unfused adapters",
+        source=entropy.source,
+    )
+
+
+def _recomputed_layer(width: Widths, workload: Workload, size: float) -> float:
+    """Bytes per token of one layer recomputed and walked back: a gated MLP holds 4 widths and needs 2.5 more."""
+    saved_mlp, moving_mlp = (4.0, 2.5) if width.gated else (2.0, 2.0)
+    per_token = 8 * width.hidden + 3 * width.keys + saved_mlp * width.intermediate + moving_mlp * width.one_intermediate
+    per_token += 2 * width.active_experts * width.hidden
+    if workload.software.kernels == "plain":
+        per_token += 4 * width.hidden
+    if workload.method == "lora" and not workload.autocast:
+        per_token += (4 if workload.software.kernels == "plain" else 5) * width.hidden
+    elif workload.method == "lora":
+        per_token += width.hidden
+    return per_token * size

@@ -1,0 +1,121 @@
+"""Every figure that depends on a library's version: one table, each row with its source.
+
+A row holds from its version on, until the next row of the same library takes over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+GIB = 2**30
+MIB = 2**20
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What transformers' generate keeps besides weights and the cache."""
+
+    logit_bytes: float
+    """Per prompt token and vocabulary entry while the prompt is read: all positions, or 0 where only the last."""
+    held_logit_bytes: float
+    """The same, still held while the first new token is computed."""
+    cache_copies: int
+    """Copies of the key/value cache that live while one token is appended."""
+    rotary_tables_per_layer: bool
+    """Each layer keeps its own cosine and sine tables over the whole context."""
+    source: str
+
+
+GENERATION: tuple[tuple[tuple[int, ...], Generation], ...] = (
+    (
+        (0,),
+        Generation(
+            logit_bytes=6,
+            held_logit_bytes=4,
+            cache_copies=2,
+            rotary_tables_per_layer=True,
+            source="transformers <= 4.44: lm_head over all positions then .float(); legacy tuple cache concatenated; "
+            "Qwen2RotaryEmbedding(max_position_embeddings) in every attention module",
+        ),
+    ),
+    (
+        (4, 45),
+        Generation(
+            logit_bytes=0,
+            held_logit_bytes=0,
+            cache_copies=1,
+            rotary_tables_per_layer=False,
+            source="transformers 4.45: num_logits_to_keep, DynamicCache kept as an object, one rotary embedding",
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Peak bytes per token of head and loss: vocabulary entries and hidden elements."""
+
+    per_vocabulary: float
+    per_hidden: float
+    source: str
+
+    def bytes_per_token(self, vocabulary: int, hidden: int) -> float:
+        return self.per_vocabulary * vocabulary + self.per_hidden * hidden
+
+
+CROSS_ENTROPY: dict[tuple[str, str], tuple[tuple[tuple[int, ...], CrossEntropy], ...]] = {
+    ("transformers", "plain"): (
+        ((0,), CrossEntropy(12, 8, "4.45: fp32 logits, shifted copy, log-softmax; the 16-bit logits already dropped")),
+        ((4, 46), CrossEntropy(14, 6, "4.46 loss_function: the caller still holds the 16-bit logits")),
+    ),
+    ("transformers", "fused"): (
+        ((0,), CrossEntropy(8, 4, "FOAK/unsloth Triton cross-entropy, gradient written in place")),
+        ((4, 46), CrossEntropy(10, 4, "as before, and the caller still holds the 16-bit logits")),
+    ),
+    ("transformers", "fused-loss"): (((0,), CrossEntropy(0, 0, "Liger fused linear cross-entropy: logits by chunks")),),
+}
+
+
+@dataclass(frozen=True)
+class VllmProfile:
+    """The law of vLLM's profile run, from 59 logs of one version and 5 of earlier ones."""
+
+    sampler_bytes: float
+    """Per sequence of max_num_seqs and (padded) vocabulary entry: logits and the sampler's sorted copies."""
+    non_torch_gib: float
+    source: str
+
+
+VLLM: tuple[tuple[tuple[int, ...], VllmProfile], ...] = (
+    ((0,), VllmProfile(38.0, 0.13, "llm-d version sweep, vLLM 0.15 and 0.16: six models, 37.93 to 38.00")),
+    ((0, 17), VllmProfile(14.47, 0.13, "the same sweep from 0.17 on: another sampler")),
+    ((0, 18), VllmProfile(14.47, 0.25, "llm-d-planner accuracy sweep, vLLM 0.19.0")),
+)
+VLLM_FLOOR_BYTES = round(0.045 * GIB)
+VLLM_HIDDEN_COPIES = 1.18
+VLLM_PIPELINE_BYTES = round(0.14 * GIB)
+VLLM_NON_TORCH_PIPELINE_GIB = 0.07
+VLLM_NON_TORCH_TENSOR_GIB = {2: 2.07, 4: 2.17, 8: 2.27}
+"""Tensor degrees: NCCL buffers and custom all-reduce. 8 is not measured."""
+VLLM_GRAPHS_GIB = (0.36, 0.0158)
+"""CUDA graphs (51 piecewise and 51 full sizes): constant, and per layer. Median error 0.07 GiB."""
+VLLM_VOCABULARY_PADDING = 64
+VLLM_BLOCK_TOKENS = 16
+
+
+def at_version(rows: tuple[tuple[tuple[int, ...], Row], ...], version: tuple[int, ...]) -> Row:
+    """The last row whose version is not newer than the one asked for."""
+    return [row for since, row in rows if since <= version][-1]
+
+
+CUBLAS_WORKSPACE_BYTES = 8_519_680
+CUBLAS_WORKSPACE_HOPPER_BYTES = 32 * MIB
+"""Per handle and stream (torch's CUDABlas.cpp); one in a forward pass, one more for the autograd thread."""
+
+
+def cublas_bytes(compute_capability: tuple[int, int], handles: int) -> int:
+    one = CUBLAS_WORKSPACE_HOPPER_BYTES if compute_capability >= (9, 0) else CUBLAS_WORKSPACE_BYTES
+    return handles * one

@@ -1,0 +1,49 @@
+"""The door of the memory model: shape x workload x strategy x GPU -> Footprint. Pure arithmetic, milliseconds."""
+
+from __future__ import annotations
+
+from clusterlm.cluster import Gpu
+from clusterlm.model.shape import ModelShape
+from clusterlm.planning.activations import Activations, trainer_activations
+from clusterlm.planning.coefficients import GENERATION, at_version, cublas_bytes
+from clusterlm.planning.footprint import Footprint, Item, Phase
+from clusterlm.planning.generation import generation_phases
+from clusterlm.planning.serving import serving_phases
+from clusterlm.planning.training import training_phases
+from clusterlm.planning.weights import scheme_of, weight_sizes
+from clusterlm.planning.workload import Workload
+from clusterlm.strategy import SHARDS_PARAMETERS, Strategy
+
+
+def footprint(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gpu) -> Footprint:
+    per_gpu = phases_per_gpu(shape, workload, strategy, gpu)
+    worst = max(per_gpu, key=lambda phases: max(phase.bytes for phase in phases))
+    allocated = max(phase.bytes for phase in worst)
+    return Footprint(
+        phases=worst,
+        reserved_low=allocated,
+        reserved_high=round(allocated * 1.1),
+        runtime=(Item("CUDA context", gpu.context_bytes),),
+        allocated_all_gpus=sum(max(phase.bytes for phase in phases) for phases in per_gpu),
+    )
+
+
+def phases_per_gpu(
+    shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gpu
+) -> list[tuple[Phase, ...]]:
+    """The phases of each GPU where they differ; one entry where all GPUs hold alike."""
+    weights = weight_sizes(shape, workload.dtype, scheme_of(shape, workload.quantise))
+    if workload.software.engine == "vllm":
+        return serving_phases(shape, workload, weights, strategy)
+    if workload.trains:
+        workspace = cublas_bytes(gpu.compute_capability, handles=2)
+        activations = activations_of(shape, workload, strategy)
+        return [training_phases(shape, workload, weights, strategy, activations, workspace)]
+    law = at_version(GENERATION, workload.software.version)
+    workspace = cublas_bytes(gpu.compute_capability, handles=1)
+    return generation_phases(shape, workload, weights, law, strategy.pipeline_degree, workspace)
+
+
+def activations_of(shape: ModelShape, workload: Workload, strategy: Strategy) -> Activations:
+    sharded = strategy.sharding in SHARDS_PARAMETERS and strategy.model_shards > 1
+    return trainer_activations(shape, workload, sharded=sharded)
