@@ -1,7 +1,7 @@
 """How far the planner's memory is from published measurements, beside two rules that people use.
 
 python -m benchmarks.memory_accuracy FILE.csv [--json] [--all]: each row is predicted from its conditions alone
-(benchmarks/measured_rows.py says which columns those are), by family:
+(benchmarks/rows says which columns those are), by family:
 
 - allocated inference, allocated training: torch's max_memory_allocated
 - reserved: torch's max_memory_reserved, against the middle of the predicted range
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measured_rows import NotCovered, Question, question, read_rows
+from benchmarks.rows import NotCovered, Question, question, read_rows
 from clusterlm.planning.memory import footprint, phases_per_gpu
 from clusterlm.planning.weights import element_bytes
 
@@ -171,7 +171,19 @@ def describe(row: Scored) -> str:
     asked = row.row
     value = f"{row.measured_gib:.2f}" if row.measured_gib else "OOM"
     error = f" {row.error:+.1%}" if row.measured_gib else ""
-    words = "hf_id task dtype quantisation seq_len micro_batch lora parallelism n_gpus attn_impl software".split()
+    words = [
+        "hf_id",
+        "task",
+        "dtype",
+        "quantisation",
+        "seq_len",
+        "micro_batch",
+        "lora",
+        "parallelism",
+        "n_gpus",
+        "attn_impl",
+        "software",
+    ]
     return f"{value} GiB, predicted {row.predicted_gib:.2f}{error}: " + " | ".join(
         asked[word][:42] for word in words if asked[word]
     )

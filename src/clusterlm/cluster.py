@@ -55,4 +55,6 @@ def find_gpu(key: str) -> Gpu:
     if wanted in gpus():
         return gpus()[wanted]
     known = ", ".join(gpus())
-    raise UsageError(f"no GPU is called {key!r}", where="--gpu", hint=f"{did_you_mean(key, list(gpus()))}known: {known}")
+    raise UsageError(
+        f"no GPU is called {key!r}", where="--gpu", hint=f"{did_you_mean(key, list(gpus()))}known: {known}"
+    )

@@ -113,7 +113,10 @@ def _phases_of_slice(
                 _cache(shape, workload, prompt, part, 1),
                 Item(
                     "prefill working memory",
-                    round(tokens * (prefill_bytes_per_token(shape, workload.dtype) + score_bytes_per_token(shape, workload))),
+                    round(
+                        tokens
+                        * (prefill_bytes_per_token(shape, workload.dtype) + score_bytes_per_token(shape, workload))
+                    ),
                     "tokens x (3 x intermediate + 4 x hidden) x bytes",
                 )
                 if not law.logit_bytes

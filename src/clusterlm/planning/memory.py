@@ -28,9 +28,7 @@ def footprint(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gp
     )
 
 
-def phases_per_gpu(
-    shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gpu
-) -> list[tuple[Phase, ...]]:
+def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gpu) -> list[tuple[Phase, ...]]:
     """The phases of each GPU where they differ; one entry where all GPUs hold alike."""
     weights = weight_sizes(shape, workload.dtype, scheme_of(shape, workload.quantise))
     if workload.software.engine == "vllm":

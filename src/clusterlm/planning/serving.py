@@ -31,13 +31,13 @@ def serving_phases(
     ]
 
 
-def _items(
-    shape: ModelShape, workload: Workload, weights: WeightSizes, strategy: Strategy, stage: int
-) -> list[Item]:
+def _items(shape: ModelShape, workload: Workload, weights: WeightSizes, strategy: Strategy, stage: int) -> list[Item]:
     law = at_version(VLLM, workload.software.version)
     last = stage == strategy.pipeline_degree - 1
     return [
-        Item("weights", stage_weight_bytes(shape, weights, strategy, stage), "matrices / tensor degree, layers / stages"),
+        Item(
+            "weights", stage_weight_bytes(shape, weights, strategy, stage), "matrices / tensor degree, layers / stages"
+        ),
         Item("peak activation", activation_bytes(shape, workload, strategy, last=last), ACTIVATION_FORMULA, law.source),
         Item("not torch's", non_torch_bytes(workload, strategy), "NCCL, custom all-reduce, kernels", law.source),
     ]

@@ -110,9 +110,7 @@ def training_phases(
     )
 
 
-FROZEN_SOURCE = (
-    "torch FSDP1 _register_post_backward_reshard_only_hook: handles on frozen units live to the end of the backward pass"
-)
+FROZEN_SOURCE = "torch FSDP1 _register_post_backward_reshard_only_hook: handles on frozen units live to the end of the backward pass"
 
 
 def _held(states: States, workspace: int) -> list[Item]:
@@ -148,7 +146,9 @@ def _gathered(
             [
                 Item("root unit, whole", root, "embedding, head, norms in the compute type"),
                 Item("layers, whole", 2 * one_layer, "current and prefetched"),
-                Item("gradient of a layer, reduced", round(reduce + reduce / strategy.model_shards), "float32 in and out"),
+                Item(
+                    "gradient of a layer, reduced", round(reduce + reduce / strategy.model_shards), "float32 in and out"
+                ),
             ],
         )
     if strategy.sharding == "zero3" and strategy.model_shards > 1:

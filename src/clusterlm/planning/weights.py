@@ -21,13 +21,17 @@ class Scheme:
 GPTQ = "qweight + fp16 scales + packed zeros per group of 128, int32 g_idx per input (AutoGPTQ qlinear)"
 SCHEMES: dict[str, Scheme] = {
     "nf4": Scheme(0.5 + 4 / 64, source="bitsandbytes: 4 bits + fp32 absmax per 64"),
-    "nf4-dq": Scheme(0.5 + 1 / 64 + 4 / (64 * 256), source="bitsandbytes: absmax itself in 8 bits, fp32 per 256 of them"),
+    "nf4-dq": Scheme(
+        0.5 + 1 / 64 + 4 / (64 * 256), source="bitsandbytes: absmax itself in 8 bits, fp32 per 256 of them"
+    ),
     "int8": Scheme(1.0, per_output=4, source="bitsandbytes LLM.int8: fp32 scale per row"),
     "gptq-int4": Scheme(0.5 + 2.5 / 128, per_input=4, source=GPTQ),
     "gptq-int8": Scheme(1.0 + 3 / 128, per_input=4, source=GPTQ),
     "awq-int4": Scheme(0.5 + 2.5 / 128, source="AutoAWQ WQLinear: qweight, fp16 scales, packed zeros per group of 128"),
     "fp8": Scheme(1.0, per_output=4, source="fp8 with a scale per channel (vLLM, compressed-tensors)"),
-    "fp8-block": Scheme(1.0 + 4 / 128**2, source="fp8 with an fp32 scale per block of 128 x 128 (transformers finegrained_fp8)"),
+    "fp8-block": Scheme(
+        1.0 + 4 / 128**2, source="fp8 with an fp32 scale per block of 128 x 128 (transformers finegrained_fp8)"
+    ),
     "w8a8": Scheme(1.0, per_output=4, source="compressed-tensors int8, a scale per channel"),
     "w4a16": Scheme(0.5 + 2 / 128, source="compressed-tensors int4, a bf16 scale per group of 128"),
     "mxfp4": Scheme(0.5 + 1 / 32, experts_only=True, source="OCP MX: 4 bits + one shared exponent byte per 32"),

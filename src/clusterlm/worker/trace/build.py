@@ -99,9 +99,7 @@ def transformer(model: Any) -> Any:
 def decoder_layers(model: Any) -> torch.nn.ModuleList | None:
     """The text model's layers; None where they are not in one list."""
     depth = transformer(model).config.get_text_config(decoder=True).num_hidden_layers
-    lists = [
-        module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth
-    ]
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth]
     return max(lists, key=lambda layers: sum(weight.numel() for weight in layers.parameters()), default=None)
 
 
@@ -141,6 +139,10 @@ def _empty_like(tensor: torch.Tensor) -> torch.Tensor:
 def experts_implementation(model: Any) -> str | None:
     """How the experts are computed; None where there are none to choose for."""
     base = transformer(model)
-    if not any(module.__class__._can_set_experts_implementation() for module in base.modules() if hasattr(module, "_can_set_experts_implementation")):
+    if not any(
+        module.__class__._can_set_experts_implementation()
+        for module in base.modules()
+        if hasattr(module, "_can_set_experts_implementation")
+    ):
         return None
     return base.config.get_text_config(decoder=True)._experts_implementation

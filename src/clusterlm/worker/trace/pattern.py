@@ -13,6 +13,7 @@ from clusterlm.worker.trace.build import decoder_layers
 
 Kind = tuple[Any, ...]
 
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """`depth` layers, of which those from `first` on are `periods` equal groups of `period` layers."""
@@ -58,7 +59,9 @@ def layer_kinds(model: Any, config: Any) -> list[Kind] | None:
     own_index = {
         name
         for name in found[0]
-        if all(type(properties.get(name)) is int and properties[name] == index for index, properties in enumerate(found))
+        if all(
+            type(properties.get(name)) is int and properties[name] == index for index, properties in enumerate(found)
+        )
     }
     lists = _lists_by_layer(config)
     return [

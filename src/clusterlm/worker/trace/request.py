@@ -50,7 +50,9 @@ class TraceRequest:
             if getattr(self, name) < 1:
                 raise UsageError(f"{getattr(self, name)} is less than 1", where=name)
         if self.autocast and self.dtype != "float32":
-            raise UsageError("autocast computes in bfloat16 over float32 weights", where="autocast", hint="dtype float32")
+            raise UsageError(
+                "autocast computes in bfloat16 over float32 weights", where="autocast", hint="dtype float32"
+            )
         if self.task == "generate" and self.fsdp_ranks > 1:
             raise UsageError("generation is not sharded by FSDP", where="fsdp_ranks", hint="fsdp_ranks 1")
 

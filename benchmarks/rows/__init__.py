@@ -1,0 +1,22 @@
+"""Rows of published measurements as the questions they answer: which reader knows a row's conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from benchmarks.rows import generation, serving, training
+from benchmarks.rows.conditions import NotCovered, Question, conditions, read_rows
+
+READERS = (*serving.READERS, *training.READERS, *generation.READERS)
+
+
+def question(row: Mapping[str, str]) -> Question:
+    """NotCovered with the reason where the planner has no answer."""
+    asked = conditions(row)
+    for matches, read in READERS:
+        if matches(asked):
+            return read(asked)
+    raise NotCovered(f"software {asked['software'][:40] or 'unstated'!r}")
+
+
+__all__ = ["NotCovered", "Question", "conditions", "question", "read_rows"]
