@@ -11,6 +11,7 @@ from clusterlm.model.decoder import Decoder
 from clusterlm.model.dense import DENSE
 from clusterlm.model.experts import EXPERTS
 from clusterlm.model.hybrids import HYBRIDS
+from clusterlm.model.quantisation import with_quantisation
 from clusterlm.model.shape import ModelShape
 
 DECODERS: dict[str, Decoder] = {**DENSE, **EXPERTS, **HYBRIDS}
@@ -28,7 +29,7 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
     if model_type is None:
         raise values.error("config.json lacks model_type")
     if model_type in DECODERS:
-        return DECODERS[model_type].shape(values, model_type)
+        return with_quantisation(DECODERS[model_type].shape(values, model_type), values)
     raise _unknown(model_type, name)
 
 

@@ -99,13 +99,25 @@ class Layer:
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How the checkpoint's linear layers are already stored: gptq, awq, fp8, int8, nf4, mxfp4 ..."""
+    """How the checkpoint's matrices are already stored.
+
+    `method`: gptq, awq, compressed-int (compressed-tensors, integers), fp8, mxfp4, nvfp4, nf4, nf4-dq, int8
+    (bitsandbytes). One scale serves `group_rows` outputs x `group_size` inputs; None: a whole row or matrix.
+    """
 
     method: str
     bits: int
     group_size: int | None = None
+    group_rows: int = 1
     skipped: tuple[str, ...] = ()
-    """Names, or parts of names, of the linears that stay in the model's own type."""
+    """Names of the linears that stay in the model's own type, `lm_head` and `embedding` among them; with
+    `layers.3.` before it where only layer 3 spares it."""
+    own_head: bool = False
+    """The model is tied, yet its checkpoint brings a head of its own, which stays in memory beside the token table."""
+
+    def spares(self, linear: str, layer: int) -> bool:
+        """Whether this linear of this layer stays in the model's own type."""
+        return linear in self.skipped or f"layers.{layer}.{linear}" in self.skipped
 
 
 @dataclass(frozen=True)
