@@ -74,6 +74,14 @@ def fill(model: torch.nn.Module) -> None:
                 tensors[name] = filled[id(tensor)]
 
 
+def tensors(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Parameters, buffers, and what a module keeps as a plain attribute."""
+    kept = [
+        tensor for module in model.modules() for tensor in vars(module).values() if isinstance(tensor, torch.Tensor)
+    ]
+    return [*model.parameters(), *model.buffers(), *kept]
+
+
 def prepare(model: Any, request: TraceRequest) -> None:
     """The modes of the task: as the Trainer sets them, or as generation does."""
     if request.task == "generate":
@@ -145,4 +153,5 @@ def experts_implementation(model: Any) -> str | None:
         if hasattr(module, "_can_set_experts_implementation")
     ):
         return None
-    return base.config.get_text_config(decoder=True)._experts_implementation
+    chosen: str | None = base.config.get_text_config(decoder=True)._experts_implementation
+    return chosen

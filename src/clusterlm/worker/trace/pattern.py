@@ -96,7 +96,7 @@ def _longest_run(kinds: list[Kind], period: int) -> Pattern:
     return best
 
 
-def _lists_by_layer(config: Any) -> dict[str, list[Any]]:
+def _lists_by_layer(config: Any) -> dict[str, list[Any] | tuple[Any, ...]]:
     text = config.get_text_config(decoder=True)
     return {
         name: values

@@ -21,9 +21,9 @@ class TraceRequest:
     """One step of one rank. `config` is the content of config.json; a quantization in it is not traced.
 
     `sequence_tokens`: of a sample when training, of the prompt when generating. `autocast`: bfloat16 over float32
-    weights. `attention` auto: as transformers chooses, sdpa where the
-    architecture has it. `padded`: samples of unequal length, so that attention needs a mask. `foreach`: all parameters at once in
-    adamw and sgd, which takes temporary copies of them. `fsdp_ranks` > 1: FSDP2, bfloat16 compute, float32 reduction.
+    weights. `attention` auto: as transformers chooses, sdpa where the architecture has it. `padded`: samples of unequal
+    length, so that attention needs a mask. `foreach`: all parameters at once in adamw and sgd, which takes temporary
+    copies of them. `fsdp_ranks` > 1: FSDP2, bfloat16 compute, float32 reduction.
     `exact`: every layer is traced; otherwise two shallow models, extrapolated.
     """
 

@@ -76,7 +76,7 @@ class StorageTracker(TorchDispatchMode):
             self._set_size(storage._cdata, storage.nbytes())
             return result
 
-        torch.UntypedStorage.resize_ = counted  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = counted  # type: ignore[assignment,method-assign]
         try:
             yield
         finally:
