@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,13 @@ class Item:
     bytes: int
     formula: str = ""
     source: str = ""
+
+
+@dataclass(frozen=True)
+class Rule(Item):
+    """A rule of thumb, as guides give it, and what it does not see."""
+
+    misses: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Footprint:
     disk: tuple[Item, ...] = ()
     network: tuple[Item, ...] = ()
     warnings: tuple[str, ...] = ()
-    rules_of_thumb: tuple[Item, ...] = field(default=())
+    rules_of_thumb: tuple[Rule, ...] = ()
 
     @property
     def deciding_phase(self) -> Phase:

@@ -1,0 +1,136 @@
+"""What cannot be run at all, whatever the memory, and what can but deserves a warning."""
+
+from __future__ import annotations
+
+from clusterlm.errors import ModelError, UsageError, did_you_mean
+from clusterlm.model.shape import Attention, Linear
+from clusterlm.planning.adapters import ALL_LINEAR, adapted_linears
+from clusterlm.planning.case import Case
+
+FLASH_CAPABILITY = (8, 0)
+"""FlashAttention 2 needs Ampere or newer (its README); AMD's port supports MI200 and MI300."""
+
+
+def refuse(case: Case) -> None:
+    """UsageError or ModelError, with what to do."""
+    _refuse_length(case)
+    _refuse_precision(case)
+    _refuse_quantisation(case)
+    _refuse_spread(case)
+    _refuse_adapters(case)
+
+
+def cautions(case: Case) -> tuple[str, ...]:
+    """What the reader of the numbers must know."""
+    shape, workload, strategy, gpu = case.shape, case.workload, case.strategy, case.gpu
+    found = []
+    tokens, context = workload.sequence_tokens + workload.new_tokens, shape.context_tokens
+    if context and tokens > context:
+        found.append(f"{tokens:,} tokens are beyond the {context:,} that {shape.name} was made for: bad text, no crash")
+    if workload.dtype == "bfloat16" and not gpu.bfloat16:
+        found.append(f"{gpu.name} has no bfloat16 arithmetic: torch emulates it, slowly; --dtype float16 is as small")
+    if workload.trains and workload.dtype == "float16" and workload.method == "full" and not workload.autocast:
+        found.append("training pure float16 weights overflows; --autocast keeps them in float32")
+    if "unverified" in gpu.source:
+        found.append(f"the memory of {gpu.name} is from a data sheet, not from a log")
+    found += [f"not checked against measurements: {name}" for name in _unmeasured(case)]
+    if strategy.gpus > strategy.gpus_per_node and strategy.tensor_degree > strategy.gpus_per_node:
+        found.append("a tensor-parallel group over several nodes waits for the network in every layer")
+    return tuple(found)
+
+
+def _unmeasured(case: Case) -> list[str]:
+    """Parts of the memory model that no published measurement has confirmed yet (docs/concepts/memory.md)."""
+    workload, strategy = case.workload, case.strategy
+    names = []
+    if workload.trains and strategy.sharding.startswith("zero"):
+        names.append("DeepSpeed ZeRO")
+    if workload.trains and strategy.tensor_degree * strategy.pipeline_degree > 1:
+        names.append("training with tensor or pipeline parallelism")
+    if strategy.offload != "none":
+        names.append("offloading")
+    if workload.trains and any(layer.feed_forward.experts for layer in case.shape.layers):
+        names.append("training a mixture of experts")
+    if case.gpu.vendor != "nvidia":
+        names.append("AMD GPUs")
+    return names
+
+
+def _refuse_length(case: Case) -> None:
+    shape, workload = case.shape, case.workload
+    context, tokens = shape.context_tokens, workload.sequence_tokens + workload.new_tokens
+    if not context or tokens <= context:
+        return
+    where = "--sequence-length + --new-tokens" if workload.new_tokens else "--sequence-length"
+    problem = f"{tokens:,} tokens; {shape.name} takes {context:,}"
+    if shape.traits.get("position") == "learned":
+        hint = f"at most {context - workload.new_tokens:,}: its positions are a table, and one more is out of bounds"
+        raise UsageError(problem, where=where, hint=hint)
+    if workload.software.engine == "vllm":
+        raise UsageError(problem, where=where, hint="vLLM refuses a max_model_len beyond the model's context")
+
+
+def _refuse_precision(case: Case) -> None:
+    workload, gpu = case.workload, case.gpu
+    if workload.software.engine == "vllm" and workload.dtype == "bfloat16" and not gpu.bfloat16:
+        raise UsageError(f"vLLM has no bfloat16 on {gpu.name}", where="--dtype", hint="--dtype float16")
+    if workload.attention == "flash" and gpu.vendor == "nvidia" and gpu.compute_capability < FLASH_CAPABILITY:
+        problem = f"FlashAttention 2 needs an Ampere GPU or newer; {gpu.name} is older"
+        raise UsageError(problem, where="--attention flash", hint="--attention sdpa")
+    if workload.attention == "flash" and workload.dtype == "float32" and not workload.autocast:
+        raise UsageError("FlashAttention computes in 16 bits only", where="--attention flash", hint="--dtype bfloat16")
+
+
+def _refuse_quantisation(case: Case) -> None:
+    shape, workload, strategy = case.shape, case.workload, case.strategy
+    stored = shape.quantisation
+    asked = workload.quantise
+    if stored and asked:
+        problem = f"{shape.name} is quantised already ({stored.method}, {stored.bits} bits)"
+        raise UsageError(problem, where="--quantize", hint="leave --quantize out, or name the unquantised model")
+    if workload.trains and workload.method == "full" and (asked or stored):
+        raise UsageError("quantised weights are not trained", where="--method full", hint="--method qlora")
+    if asked and strategy.tensor_degree > 1 and workload.software.engine == "transformers":
+        problem = f"{asked} weights are packed, and transformers cannot cut them by --strategy tensor"
+        raise UsageError(problem, where="--quantize", hint="--strategy fsdp, or --strategy pipeline to generate")
+    if asked and strategy.sharding == "zero3" and workload.method == "qlora":
+        problem = "ZeRO-3 cannot cut bitsandbytes' packed weights"
+        raise UsageError(problem, where="--strategy zero3", hint="--strategy fsdp, zero2 or ddp")
+
+
+def _refuse_spread(case: Case) -> None:
+    shape, strategy = case.shape, case.strategy
+    degree, stages = strategy.tensor_degree, strategy.pipeline_degree
+    if stages > len(shape.layers):
+        problem = f"{stages} stages for {len(shape.layers)} layers"
+        raise UsageError(problem, where="--strategy pipeline", hint=f"--gpus {len(shape.layers)} or fewer")
+    mixers = [layer.mixer for layer in shape.layers if isinstance(layer.mixer, Attention)]
+    odd = [mixer for mixer in mixers if mixer.heads % degree]
+    if odd:
+        fitting = ", ".join(str(n) for n in range(2, odd[0].heads + 1) if odd[0].heads % n == 0 and n <= 64)
+        problem = f"{odd[0].heads} attention heads cannot be divided by {degree}"
+        raise UsageError(problem, where="--strategy tensor", hint=f"--gpus one of {fitting}")
+    narrow = [mixer for mixer in mixers if mixer.kv_heads % degree]
+    if narrow and case.workload.software.engine == "transformers" and degree > 1:
+        count = narrow[0].kv_heads
+        problem = f"{count} key/value heads cannot be divided by {degree}"
+        raise UsageError(
+            problem, where="--strategy tensor", hint=f"--gpus {count} or a divisor of it, or --engine vllm"
+        )
+
+
+def _refuse_adapters(case: Case) -> None:
+    shape, workload = case.shape, case.workload
+    if not workload.trains or workload.method not in ("lora", "qlora"):
+        return
+    names = sorted({_module(linear) for layer in shape.all_layers() for linear in layer.linears if linear.copies == 1})
+    for target in workload.lora_targets:
+        if target not in (ALL_LINEAR, "lm_head") and not adapted_linears(shape, (target,)):
+            hint = did_you_mean(target, [*names, ALL_LINEAR])
+            raise UsageError(f"{shape.name} has no module {target!r}", where="--lora-targets", hint=hint)
+    if not names:
+        raise ModelError("has no linear module that LoRA could adapt", where=shape.name)
+
+
+def _module(linear: Linear) -> str:
+    return linear.name.split(".", 1)[-1]

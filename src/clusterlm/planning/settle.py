@@ -1,0 +1,160 @@
+"""From wishes to a case: what was left open is settled as the libraries would, and what contradicts is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from clusterlm.cluster import Gpu
+from clusterlm.errors import UsageError
+from clusterlm.model.shape import BYTES_PER_ELEMENT, ModelShape
+from clusterlm.planning.case import Case
+from clusterlm.planning.refusals import refuse
+from clusterlm.planning.wishes import Wishes
+from clusterlm.planning.workload import Method, Optimizer, Software, Task, Workload
+from clusterlm.strategy import Offload, Sharding, Strategy
+
+SEQUENCE_TOKENS = 2048
+NEW_TOKENS = 256
+LARGEST_NODE = 8
+"""GPUs in one node where the user does not say."""
+VLLM_VERSION = (0, 19)
+SHARDING = {"ddp": "ddp", "fsdp": "fsdp2", "zero1": "zero1", "zero2": "zero2", "zero3": "zero3"}
+
+
+@dataclass(frozen=True)
+class Precision:
+    dtype: str
+    autocast: bool
+
+
+def settle(shape: ModelShape, gpu: Gpu, wishes: Wishes) -> Case:
+    """UsageError or ModelError where no such run is possible; a run that needs too much memory is possible."""
+    strategy = settle_strategy(wishes)
+    steps = accumulation_steps(wishes, strategy)
+    case = Case(
+        shape=shape,
+        workload=settle_workload(shape, gpu, wishes, accumulates=steps > 1),
+        strategy=strategy,
+        gpu=gpu,
+        accumulation_steps=steps,
+        keep_checkpoints=wishes.keep_checkpoints or 2,
+        dataset_tokens=wishes.dataset_tokens,
+    )
+    refuse(case)
+    return case
+
+
+def settle_workload(shape: ModelShape, gpu: Gpu, wishes: Wishes, *, accumulates: bool) -> Workload:
+    task = wishes.asked_task
+    trains = task == "train"
+    method = wishes.method or "full"
+    precision = settle_precision(shape, gpu, wishes)
+    context = shape.context_tokens
+    sequence = wishes.sequence_length or (min(SEQUENCE_TOKENS, context) if context else SEQUENCE_TOKENS)
+    new_tokens = (wishes.new_tokens or NEW_TOKENS) if task == "generate" else 0
+    if not wishes.sequence_length and context and task == "generate":
+        sequence = max(1, min(sequence, context - new_tokens))
+    checkpointing = wishes.gradient_checkpointing if wishes.gradient_checkpointing is not None else trains
+    vllm = wishes.engine == "vllm"
+    return Workload(
+        task=cast(Task, task),
+        method=cast(Method, method),
+        dtype=precision.dtype,
+        autocast=precision.autocast,
+        batch=(wishes.micro_batch if trains else wishes.batch) or 1,
+        sequence_tokens=sequence,
+        new_tokens=new_tokens,
+        checkpointing=checkpointing and trains,
+        attention=wishes.attention or "sdpa",  # type: ignore[arg-type]
+        optimizer=cast(Optimizer, wishes.optimizer or "adamw-fused"),
+        accumulation=accumulates,
+        quantise=wishes.quantize or ("nf4" if method == "qlora" and shape.quantisation is None else None),
+        lora_rank=wishes.lora_rank or 16,
+        lora_targets=wishes.lora_targets or ("all-linear",),
+        software=Software(engine="vllm", version=VLLM_VERSION) if vllm else Software(),
+    )
+
+
+def settle_precision(shape: ModelShape, gpu: Gpu, wishes: Wishes) -> Precision:
+    """auto: the checkpoint's own type; full fine-tuning has float32 weights and computes in 16 bits, as TRL does."""
+    asked = wishes.dtype or "auto"
+    half = "bfloat16" if gpu.bfloat16 else "float16"
+    trains_fully = wishes.asked_task == "train" and (wishes.method or "full") == "full"
+    if asked == "auto":
+        stored = shape.dtype if shape.dtype in BYTES_PER_ELEMENT and BYTES_PER_ELEMENT[shape.dtype] >= 2 else half
+        dtype = half if trains_fully or stored == "bfloat16" else stored
+    else:
+        dtype = asked
+    if wishes.asked_task != "train":
+        return Precision(dtype, autocast=False)
+    usual = asked == "auto" if trains_fully else dtype != "float32"
+    return Precision(dtype, autocast=usual if wishes.autocast is None else wishes.autocast)
+
+
+def settle_strategy(wishes: Wishes) -> Strategy:
+    gpus = wishes.gpus or 1
+    per_node = wishes.gpus_per_node or min(gpus, LARGEST_NODE)
+    trains = wishes.asked_task == "train"
+    name = wishes.strategy or usual_strategy(wishes, gpus)
+    if name == "single" and gpus > 1:
+        hint = f"--strategy {'fsdp' if trains else 'pipeline'}, or --gpus 1"
+        raise UsageError(f"uses one GPU, and {gpus} are asked for", where="--strategy single", hint=hint)
+    if name != "single" and gpus == 1:
+        raise UsageError("needs at least 2 GPUs", where=f"--strategy {name}", hint="--gpus 2, or --strategy single")
+    if name in ("fsdp", "zero1", "zero2", "zero3") and not trains:
+        hint = "pipeline or tensor cuts the model; ddp gives each GPU a whole one"
+        raise UsageError("belongs to training", where=f"--strategy {name}", hint=hint)
+    if gpus > per_node and gpus % per_node:
+        nodes = -(-gpus // per_node)
+        hint = f"--gpus {nodes * per_node} fills {nodes} nodes"
+        raise UsageError(f"{gpus} GPUs leave some idle on nodes of {per_node}", where="--gpus", hint=hint)
+    return Strategy(
+        gpus=gpus,
+        gpus_per_node=min(per_node, gpus),
+        tensor_degree=gpus if name == "tensor" else 1,
+        pipeline_degree=gpus if name == "pipeline" else 1,
+        sharding=cast(Sharding, SHARDING.get(name, "none") if trains else "none"),
+        offload=_offload(wishes, name),
+    )
+
+
+def usual_strategy(wishes: Wishes, gpus: int) -> str:
+    """What clusterlm's own jobs do with several GPUs."""
+    if gpus == 1:
+        return "single"
+    if wishes.asked_task == "train":
+        return "fsdp"
+    return "tensor" if wishes.engine == "vllm" else "pipeline"
+
+
+def _offload(wishes: Wishes, strategy: str) -> Offload:
+    """`cpu` means the optimizer's states where ZeRO 1 and 2 keep the parameters whole."""
+    asked = wishes.offload or "none"
+    if asked == "none":
+        return "none"
+    possible = {
+        "fsdp": ("cpu",),
+        "zero1": ("cpu", "optimizer-cpu"),
+        "zero2": ("cpu", "optimizer-cpu"),
+        "zero3": ("cpu", "optimizer-cpu", "nvme"),
+    }
+    if asked not in possible.get(strategy, ()):
+        able = [name for name, ways in possible.items() if asked in ways]
+        raise UsageError(
+            f"cannot offload to {asked}", where=f"--strategy {strategy}", hint=f"--strategy {' or '.join(able)}"
+        )
+    return cast(Offload, "optimizer-cpu" if strategy in ("zero1", "zero2") else asked)
+
+
+def accumulation_steps(wishes: Wishes, strategy: Strategy) -> int:
+    """Micro-batches of each GPU in one step of the global batch."""
+    if wishes.asked_task != "train" or wishes.batch is None:
+        return 1
+    at_once = (wishes.micro_batch or 1) * strategy.data_degree
+    if wishes.batch % at_once:
+        below, above = wishes.batch // at_once * at_once, -(-wishes.batch // at_once) * at_once
+        near = " or ".join(f"--batch {number}" for number in (below, above) if number)
+        parts = f"{wishes.micro_batch or 1} sequences x {strategy.data_degree} GPUs"
+        raise UsageError(f"{wishes.batch} is no multiple of {parts}", where="--batch", hint=near)
+    return wishes.batch // at_once

@@ -1,0 +1,49 @@
+"""Verdict: does it fit on the card, what decides, how far from the limit, and which change would help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clusterlm.planning.case import Case
+from clusterlm.planning.changes import Change, helping_changes, largest_batch
+from clusterlm.planning.footprint import Footprint
+from clusterlm.planning.refusals import cautions
+from clusterlm.planning.room import available_bytes
+
+
+@dataclass(frozen=True)
+class Verdict:
+    case: Case
+    footprint: Footprint
+    fits: bool
+    tight: bool
+    """It fits in the middle of the reserved range and not at its upper end."""
+    changes: tuple[Change, ...]
+    """Each makes it fit; the nearest first. None where it fits."""
+    largest_batch: int | None
+    """Sequences at once on one GPU that still fit; None where not even this case does."""
+    cautions: tuple[str, ...]
+
+    @property
+    def available(self) -> int:
+        return available_bytes(self.case)
+
+    @property
+    def margin(self) -> int:
+        """Bytes left on the card; negative where they are missing."""
+        return self.available - self.footprint.needed
+
+
+def judge(case: Case) -> Verdict:
+    found = case.footprint()
+    available = available_bytes(case)
+    fits = found.needed <= available
+    return Verdict(
+        case=case,
+        footprint=found,
+        fits=fits,
+        tight=fits and found.reserved_high + found.runtime_bytes > available,
+        changes=() if fits else helping_changes(case),
+        largest_batch=largest_batch(case) if fits else None,
+        cautions=(*found.warnings, *cautions(case)),
+    )
