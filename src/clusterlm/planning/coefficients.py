@@ -55,6 +55,25 @@ GENERATION: tuple[tuple[tuple[int, ...], Generation], ...] = (
 
 
 @dataclass(frozen=True)
+class AutoAwq:
+    """What AutoAWQ's fused modules lay out for the whole sequence."""
+
+    rotary_positions: int
+    """Positions in each layer's table of rotations for each position of the cache."""
+    source: str
+
+
+AUTOAWQ: tuple[tuple[tuple[int, ...], AutoAwq], ...] = (
+    ((0,), AutoAwq(2, "AutoAWQ <= 0.2.6, RoPE: precompute_freqs_cis(head size, max_seq_len * 2)")),
+    ((0, 2, 7), AutoAwq(1, "AutoAWQ 0.2.7, RoPE: precompute_freqs_cis(head size, max_seq_len)")),
+)
+
+LITGPT_DEQUANTISED_COPIES: tuple[tuple[tuple[int, ...], int], ...] = (((0,), 2), ((0, 3), 1))
+"""bitsandbytes 0.41 unpacks a matrix of 4 bits to float16, then casts it; from LitGPT 0.3 on (bitsandbytes 0.42 and
+Fabric's BitsandbytesPrecision) it unpacks to the type asked for."""
+
+
+@dataclass(frozen=True)
 class CrossEntropy:
     """Peak bytes per token of head and loss: vocabulary entries and hidden elements."""
 

@@ -27,7 +27,7 @@ def slices(layers: int, gpus: int) -> list[Slice]:
 
 
 def cache_bytes_per_sequence(shape: ModelShape, tokens: int, dtype: str, *, latent: bool = False) -> int:
-    """Keys and values of `tokens` tokens in all layers; sliding layers keep their window, recurrent ones their state."""
+    """Keys and values of `tokens` tokens in all layers: sliding layers keep their window, recurrent ones a state."""
     size = element_bytes(dtype)
     total = 0.0
     for layer in shape.layers:
@@ -77,7 +77,7 @@ def generation_phases(
     ]
 
 
-def _weight_items(weights: WeightSizes, part: Slice, shape: ModelShape) -> list[Item]:
+def slice_weight_items(weights: WeightSizes, part: Slice, shape: ModelShape) -> list[Item]:
     blocks = Item("weights: layers", round(sum(weights.layers) * part.share), "sum of all matrices of the layers")
     ends = []
     if part.first:
@@ -92,7 +92,7 @@ def _weight_items(weights: WeightSizes, part: Slice, shape: ModelShape) -> list[
 def _phases_of_slice(
     shape: ModelShape, workload: Workload, weights: WeightSizes, law: Generation, part: Slice, workspace: int
 ) -> tuple[Phase, ...]:
-    held = _weight_items(weights, part, shape)
+    held = slice_weight_items(weights, part, shape)
     if law.rotary_tables_per_layer:
         tables = round(rotary_table_bytes(shape, workload.dtype) * part.share)
         held.append(Item("rotary tables", tables, "layers x 2 x context x head size", law.source))
@@ -102,7 +102,7 @@ def _phases_of_slice(
     ends = part.first or part.last
     logits = law.logit_bytes if part.last else law.held_logit_bytes if part.first else 0.0
     load = [*held[:-1]]
-    if shape.tied and shape.quantisation and shape.quantisation.method == "awq":
+    if shape.tied and stored_by_autoawq(shape, workload):
         load.append(Item("head before it is tied", weights.embedding, "vocabulary x hidden, made by AutoAWQ's loader"))
     return (
         Phase("load", tuple(load)),
@@ -143,6 +143,12 @@ def _phases_of_slice(
         ),
         Phase("last token", (*held, _cache(shape, workload, last, part, law.cache_copies))),
     )
+
+
+def stored_by_autoawq(shape: ModelShape, workload: Workload) -> bool:
+    if shape.quantisation:
+        return shape.quantisation.method == "awq"
+    return (workload.quantise or "").startswith("awq")
 
 
 def _cache(shape: ModelShape, workload: Workload, tokens: int, part: Slice, copies: int) -> Item:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from clusterlm.cluster import Gpu
 from clusterlm.model.shape import ModelShape
 from clusterlm.planning.activations import Activations, trainer_activations
+from clusterlm.planning.autoawq import autoawq_phases
 from clusterlm.planning.coefficients import GENERATION, at_version, cublas_bytes
 from clusterlm.planning.footprint import Footprint, Item, Phase
 from clusterlm.planning.generation import generation_phases
+from clusterlm.planning.litgpt_generation import litgpt_phases
 from clusterlm.planning.serving import serving_phases
 from clusterlm.planning.training import training_phases
 from clusterlm.planning.weights import scheme_of, weight_sizes
@@ -37,8 +39,12 @@ def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gp
         workspace = cublas_bytes(gpu.compute_capability, handles=2)
         activations = activations_of(shape, workload, strategy)
         return [training_phases(shape, workload, weights, strategy, activations, workspace)]
-    law = at_version(GENERATION, workload.software.version)
     workspace = cublas_bytes(gpu.compute_capability, handles=1)
+    if workload.software.engine == "autoawq":
+        return autoawq_phases(shape, workload, weights, strategy.pipeline_degree, workspace)
+    if workload.software.engine == "litgpt":
+        return litgpt_phases(shape, workload, weights, scheme_of(shape, workload.quantise), workspace)
+    law = at_version(GENERATION, workload.software.version)
     return generation_phases(shape, workload, weights, law, strategy.pipeline_degree, workspace)
 
 
