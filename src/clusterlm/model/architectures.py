@@ -9,17 +9,20 @@ from clusterlm.errors import ModelError, nearest
 from clusterlm.model.config import Config
 from clusterlm.model.decoder import Decoder
 from clusterlm.model.dense import DENSE
+from clusterlm.model.encoder_decoder import ENCODER_DECODERS
+from clusterlm.model.encoders import ENCODERS
 from clusterlm.model.experts import EXPERTS
 from clusterlm.model.hybrids import HYBRIDS
 from clusterlm.model.quantisation import with_quantisation
 from clusterlm.model.shape import ModelShape
+from clusterlm.model.wrappers import WRAPPERS
 
-DECODERS: dict[str, Decoder] = {**DENSE, **EXPERTS, **HYBRIDS}
+DECODERS: dict[str, Decoder] = {**DENSE, **EXPERTS, **HYBRIDS, **ENCODERS}
 
 
 def known_architectures() -> list[str]:
     """Every `model_type` that shape_from_config understands."""
-    return sorted(DECODERS)
+    return sorted({**DECODERS, **WRAPPERS, **ENCODER_DECODERS})
 
 
 def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
@@ -28,9 +31,17 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
     model_type = values.text("model_type")
     if model_type is None:
         raise values.error("config.json lacks model_type")
+    return with_quantisation(_shape(values, model_type), values)
+
+
+def _shape(values: Config, model_type: str) -> ModelShape:
     if model_type in DECODERS:
-        return with_quantisation(DECODERS[model_type].shape(values, model_type), values)
-    raise _unknown(model_type, name)
+        return DECODERS[model_type].shape(values, model_type)
+    if model_type in WRAPPERS:
+        return WRAPPERS[model_type].shape(values, model_type, DECODERS)
+    if model_type in ENCODER_DECODERS:
+        return ENCODER_DECODERS[model_type].shape(values, model_type)
+    raise _unknown(model_type, values.model)
 
 
 def _unknown(model_type: str, name: str) -> ModelError:

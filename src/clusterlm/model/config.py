@@ -13,7 +13,7 @@ it round."""
 
 # Families call one size by different names; transformers' `attribute_map` of each configuration class lists them.
 ALIASES: dict[str, tuple[str, ...]] = {
-    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
+    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model", "dim"),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
     "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
@@ -35,6 +35,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "num_shared_experts": ("num_shared_experts", "n_shared_experts"),
     "tie_word_embeddings": ("tie_embedding", "tie_word_embeddings"),
     "layer_types": ("layer_types", "layers_block_type"),
+    "word_embed_proj_dim": ("word_embed_proj_dim", "embedding_size"),
     "dtype": ("dtype", "torch_dtype"),
 }
 

@@ -46,6 +46,10 @@ def no_position(config: Config) -> str:
     return "none"
 
 
+def hidden_width(config: Config) -> int:
+    return config.hidden_size
+
+
 def no_parameters(config: Config) -> int:
     return 0
 
@@ -67,7 +71,10 @@ class Decoder:
     position: Callable[[Config], str] = rope
     position_offset: int = 0
     """Rows of a learned position table beyond the context."""
+    position_width: Callable[[Config], int] = hidden_width
     head_bias: bool = False
+    has_head: bool = True
+    """Whether tokens are predicted; encoders end with their last hidden state."""
     parallel: Flag | Callable[[Config], bool] = False
     """Attention and MLP read one normed input."""
     other: Callable[[Config], int] = no_parameters
@@ -79,7 +86,8 @@ class Decoder:
         defaults = {"tie_word_embeddings": self.tied, "hidden_act": self.activation, **self.defaults}
         config = raw.with_defaults(defaults)
         config.require(*NEEDED_BY_ALL)
-        vocabulary, tied = config.integer("vocab_size"), config.flag("tie_word_embeddings")
+        vocabulary = config.integer("vocab_size")
+        tied = self.has_head and config.flag("tie_word_embeddings")
         # OPT-350m's tokens are narrower than its layers.
         token_size = config.optional_integer("word_embed_proj_dim") or config.hidden_size
         final_norm = self.norm.parameters(config, config.hidden_size) if config.flag(self.final_norm) else 0
@@ -91,7 +99,7 @@ class Decoder:
             context_tokens=config.optional_integer("max_position_embeddings"),
             layers=tuple(self._layer(config, layer) for layer in range(config.layer_count)),
             embedding_parameters=vocabulary * token_size + self._position_parameters(config),
-            head_parameters=(0 if tied else vocabulary * token_size) + (vocabulary if self.head_bias else 0),
+            head_parameters=self._head_parameters(vocabulary, token_size, tied),
             final_norm_parameters=final_norm,
             tied=tied,
             dtype=dtype_of(config),
@@ -111,10 +119,15 @@ class Decoder:
             other_parameters=mixing.other_parameters + feeding.other_parameters,
         )
 
+    def _head_parameters(self, vocabulary: int, token_size: int, tied: bool) -> int:
+        if not self.has_head:
+            return 0
+        return (0 if tied else vocabulary * token_size) + (vocabulary if self.head_bias else 0)
+
     def _position_parameters(self, config: Config) -> int:
         if self.position(config) != "learned":
             return 0
-        return (config.integer("max_position_embeddings") + self.position_offset) * config.hidden_size
+        return (config.integer("max_position_embeddings") + self.position_offset) * self.position_width(config)
 
     def _traits(self, config: Config) -> dict[str, str]:
         traits = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clusterlm.model.blocks import Mlp, MixerByKind, NoFeedForward, Projections, QueryKeyNorm, layer_types
+from clusterlm.model.blocks import MixerByKind, Mlp, NoFeedForward, Projections, QueryKeyNorm, layer_types
 from clusterlm.model.config import Config
 from clusterlm.model.decoder import Decoder, no_position, one_norm
 from clusterlm.model.latent import LatentAttention

@@ -9,7 +9,6 @@ from clusterlm.model.blocks import GATED_MLP, FeedForwardPart, Mlp
 from clusterlm.model.config import Config, Flag
 from clusterlm.model.shape import FeedForward, Linear
 
-
 SHARED_MLP = Mlp(part="shared")
 
 
