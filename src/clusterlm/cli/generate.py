@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from clusterlm.cli.options import with_options
+
 if TYPE_CHECKING:
     from clusterlm.spec import GenerateSpec
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 READING = [
     click.option("--column", help="Column (or JSON key) that holds the prompt."),
@@ -47,20 +46,11 @@ WRITING = [
 ]
 
 
-def _with(options: list[Callable[[Command], Command]]) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
 @click.command(short_help="A file of prompts in, a file of answers out.")
 @click.argument("model")
 @click.argument("input", required=False)
 @click.option("-o", "--output", help="Where the answers go: .jsonl, .csv, .tsv, .parquet, or - (standard output).")
-@_with(READING + SAMPLING + CHAT + COMPUTING + WRITING)
+@with_options(READING + SAMPLING + CHAT + COMPUTING + WRITING)
 @click.option("--restart", is_flag=True, help="Throw away what an earlier run to this OUTPUT did.")
 def generate(model: str, input: str | None, restart: bool, **flags: Any) -> None:
     """Answer every prompt of INPUT with MODEL.

@@ -9,6 +9,7 @@ import click
 
 from clusterlm.cli.demo import demo
 from clusterlm.cli.generate import generate
+from clusterlm.cli.plan import plan
 from clusterlm.cli.runs import runs
 from clusterlm.errors import ClusterlmError
 from clusterlm.version import __version__
@@ -37,10 +38,11 @@ def main() -> None:
 
     \b
     Exit status: 0 done; 1 something to mend (the message says what); 2 wrong usage;
-    3 done, but some records failed; 128 + signal: interrupted, the same command continues.
+    3 done, but some records failed, or a plan that does not fit; 128 + signal: interrupted, the same command continues.
     """
 
 
+main.add_command(plan)
 main.add_command(generate)
 main.add_command(runs)
 main.add_command(demo)

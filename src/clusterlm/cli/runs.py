@@ -17,7 +17,7 @@ def runs() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON list.")
 def list_(as_json: bool) -> None:
     """All runs of this user that still exist, the oldest first."""
-    from clusterlm.report import run_summary, runs_table
+    from clusterlm.report.runs import run_summary, runs_table
     from clusterlm.runs.folder import known_runs
 
     summaries = [run_summary(run) for run in known_runs()]
@@ -34,7 +34,7 @@ def list_(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(run: str, as_json: bool) -> None:
     """All about one run; RUN is its folder, its output file, or its name in the list."""
-    from clusterlm.report import run_summary, run_text
+    from clusterlm.report.runs import run_summary, run_text
     from clusterlm.runs.folder import find_run
 
     folder = find_run(run)

@@ -15,8 +15,6 @@ MOST_CHANGES = 4
 MOST_GPUS = 64
 LARGEST_BATCH_TRIED = 4096
 SHORTEST_SEQUENCE = 256
-USUAL_NODE = 4
-"""GPUs of a node where one was enough so far."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,12 @@ class Trial:
 
 
 def helping_changes(case: Case) -> tuple[Change, ...]:
-    """Each alone if any does; else together with the smallest micro-batch and checkpointing."""
+    """Each alone; where hardly any does, together with what needs no further GPU."""
     found = list(_that_fit(_trials(case)))
-    if len(found) < 2 and case.workload.trains:
-        smallest = _smallest(case)
-        if smallest.case != case:
-            together = [_both(smallest, trial) for trial in _trials(smallest.case)]
-            found += list(_that_fit(iter(together)))
+    smallest = _smallest(case)
+    if len(found) < 2 and smallest.case != case:
+        together = [_both(smallest, trial) for trial in _trials(smallest.case)]
+        found += list(_that_fit(iter(together)))
     return tuple(found[:MOST_CHANGES])
 
 
@@ -115,20 +112,19 @@ def _more_gpus(case: Case) -> Iterator[Trial]:
     strategy = case.strategy
     count = 1 << strategy.gpus.bit_length()
     while count <= MOST_GPUS:
-        per_node = min(count, max(strategy.gpus_per_node, USUAL_NODE))
-        larger = replace(strategy, gpus=count, gpus_per_node=per_node)
+        larger = replace(strategy, gpus=count)
         if case.workload.trains:
             sharding = strategy.sharding if strategy.sharding in SHARDS_PARAMETERS else "fsdp2"
-            larger, name = replace(larger, sharding=sharding), "fsdp" if sharding == "fsdp2" else sharding
+            larger = replace(larger, sharding=sharding)
+            name: str = "fsdp" if sharding == "fsdp2" else sharding
         elif case.workload.software.engine == "vllm":
             larger, name = replace(larger, tensor_degree=count), "tensor"
         else:
             larger, name = replace(larger, pipeline_degree=count), "pipeline"
         more = replace(case, strategy=larger)
         if possible(more) and fits(more):
-            where = "" if larger.nodes == 1 else f" on {larger.nodes} nodes of {per_node}"
-            node = f" --gpus-per-node {per_node}" if larger.nodes > 1 else ""
-            yield Trial(f"{count} GPUs{where}", f"--gpus {count}{node} --strategy {name}", more)
+            where = "" if larger.nodes == 1 else f" on {larger.nodes} nodes of {larger.gpus_per_node}"
+            yield Trial(f"{count} GPUs{where}", f"--gpus {count} --strategy {name}", more)
             return
         count *= 2
 
@@ -144,7 +140,11 @@ def _shorter(case: Case) -> Iterator[Trial]:
 
 
 def _smallest(case: Case) -> Trial:
-    """Micro-batch 1 with checkpointing: the least that activations can take at this length."""
+    """Micro-batch 1 with checkpointing, or one sequence and 4-bit weights: what costs no further GPU."""
+    if not case.workload.trains:
+        small = _with(case, batch=1, quantise=case.workload.quantise or (None if case.shape.quantisation else "nf4"))
+        flags = "--batch 1" + ("" if small.workload.quantise == case.workload.quantise else " --quantize nf4")
+        return Trial("batch 1" if "nf4" not in flags else "batch 1 and 4-bit weights", flags, small)
     steps = case.accumulation_steps * case.workload.batch
     small = replace(_with(case, batch=1, checkpointing=True, accumulation=steps > 1), accumulation_steps=steps)
     words = "micro-batch 1" + ("" if case.workload.checkpointing else " and gradient checkpointing")

@@ -21,7 +21,9 @@ def network_items(
     published, nodes = published_bytes(shape), strategy.nodes
     items = [
         Item("download, once", published, "the weights as published"),
-        Item("read from storage at each start", published * nodes, f"{published:,} B x {nodes} nodes"),
+        Item(
+            "read from storage at each start", published * nodes, f"{published:,} B x {nodes} node" + "s" * (nodes > 1)
+        ),
     ]
     if workload.trains and strategy.data_degree > 1:
         items += _data_parallel(shape, workload, strategy, accumulation_steps)

@@ -104,6 +104,14 @@ def _refuse_spread(case: Case) -> None:
     if stages > len(shape.layers):
         problem = f"{stages} stages for {len(shape.layers)} layers"
         raise UsageError(problem, where="--strategy pipeline", hint=f"--gpus {len(shape.layers)} or fewer")
+    if stages > strategy.gpus_per_node and not case.workload.trains and case.workload.software.engine != "vllm":
+        problem = (
+            f"transformers lays a model over the GPUs of one node; {stages} GPUs are more than {strategy.gpus_per_node}"
+        )
+        hint = (
+            f"--gpus {strategy.gpus_per_node}, or --engine vllm, or --gpus-per-node {stages} where there are such nodes"
+        )
+        raise UsageError(problem, where="--strategy pipeline", hint=hint)
     mixers = [layer.mixer for layer in shape.layers if isinstance(layer.mixer, Attention)]
     odd = [mixer for mixer in mixers if mixer.heads % degree]
     if odd:

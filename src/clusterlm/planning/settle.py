@@ -94,7 +94,7 @@ def settle_precision(shape: ModelShape, gpu: Gpu, wishes: Wishes) -> Precision:
 
 def settle_strategy(wishes: Wishes) -> Strategy:
     gpus = wishes.gpus or 1
-    per_node = wishes.gpus_per_node or min(gpus, LARGEST_NODE)
+    per_node = wishes.gpus_per_node or LARGEST_NODE
     trains = wishes.asked_task == "train"
     name = wishes.strategy or usual_strategy(wishes, gpus)
     if name == "single" and gpus > 1:
@@ -107,11 +107,11 @@ def settle_strategy(wishes: Wishes) -> Strategy:
         raise UsageError("belongs to training", where=f"--strategy {name}", hint=hint)
     if gpus > per_node and gpus % per_node:
         nodes = -(-gpus // per_node)
-        hint = f"--gpus {nodes * per_node} fills {nodes} nodes"
+        hint = f"--gpus {nodes * per_node} fills {nodes} nodes; or say --gpus-per-node"
         raise UsageError(f"{gpus} GPUs leave some idle on nodes of {per_node}", where="--gpus", hint=hint)
     return Strategy(
         gpus=gpus,
-        gpus_per_node=min(per_node, gpus),
+        gpus_per_node=per_node,
         tensor_degree=gpus if name == "tensor" else 1,
         pipeline_degree=gpus if name == "pipeline" else 1,
         sharding=cast(Sharding, SHARDING.get(name, "none") if trains else "none"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from clusterlm.report.table import aligned
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.progress import Progress
 from clusterlm.units import show_seconds
@@ -51,13 +52,6 @@ def runs_table(summaries: Sequence[dict[str, Any]]) -> str:
         for run in summaries
     ]
     return aligned([COLUMNS, *rows])
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest entry."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(entry.ljust(width) for entry, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def run_text(run: RunFolder) -> str:

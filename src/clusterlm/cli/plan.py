@@ -1,0 +1,129 @@
+"""`clusterlm plan`: will it fit, what decides, and what would help."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clusterlm.cli.options import with_options
+
+if TYPE_CHECKING:
+    from clusterlm.planning.verdict import Verdict
+    from clusterlm.worker.trace.request import Trace
+
+DOES_NOT_FIT = 3
+
+WHAT = [
+    click.option("--gpu", metavar="NAME", help="Kind of GPU: a100-80, h100-80, v100-32, mi250x ...  [needed]"),
+    click.option("--task", metavar="[generate|embed|train]", help="What the model does.  [generate]"),
+    click.option("--method", metavar="[full|lora|qlora]", help="How it is trained; says --task train too.  [full]"),
+    click.option("--batch", type=int, help="Sequences at once on a GPU; of a whole step in training.  [1]"),
+    click.option("--micro-batch", type=int, help="Training: sequences at once on a GPU.  [1]"),
+    click.option("--sequence-length", type=int, help="Tokens of a sequence, or of a prompt.  [2048]"),
+    click.option("--new-tokens", type=int, help="Tokens of an answer.  [256]"),
+]
+HOW = [
+    click.option("--dtype", metavar="[auto|bfloat16|float16|float32]", help="Of the weights.  [auto: as saved]"),
+    click.option(
+        "--autocast/--no-autocast",
+        default=None,
+        help="Training: float32 weights (full) or adapters (LoRA), computed in 16 bits.  [on with --dtype auto]",
+    ),
+    click.option("--quantize", metavar="[int8|nf4|nf4-dq|fp8|...]", help="Smaller weights.  [none; nf4 for qlora]"),
+    click.option("--gradient-checkpointing/--no-gradient-checkpointing", default=None, help="Training.  [on]"),
+    click.option("--optimizer", metavar="[adamw|adamw-8bit|...]", help="Training.  [adamw-fused]"),
+    click.option("--lora-rank", type=int, help="Of the adapters.  [16]"),
+    click.option("--lora-targets", metavar="NAME,NAME", help="Modules that get adapters.  [all-linear]"),
+    click.option("--engine", metavar="[transformers|vllm]", help="What generates.  [transformers]"),
+    click.option("--attention", metavar="[sdpa|flash|eager]", help="Kernel of the attention.  [sdpa]"),
+]
+WHERE = [
+    click.option("--gpus", type=int, help="GPUs in all.  [1]"),
+    click.option("--gpus-per-node", type=int, help="GPUs in a node.  [all of them, at most 8]"),
+    click.option(
+        "--strategy",
+        metavar="[single|ddp|fsdp|zero1|zero2|zero3|tensor|pipeline]",
+        help="How several GPUs share the work.  [training: fsdp; else pipeline; vllm: tensor]",
+    ),
+    click.option("--offload", metavar="[none|optimizer-cpu|cpu|nvme]", help="Training: what leaves the GPU.  [none]"),
+    click.option("--keep-checkpoints", type=int, help="Training: checkpoints on the disk.  [2]"),
+    click.option("--dataset-tokens", type=int, help="Training: size of the data set, for the disk."),
+]
+
+
+@click.command(short_help="Will a model fit on a GPU, what decides, and what would help.")
+@click.argument("model")
+@with_options(WHAT + HOW + WHERE)
+@click.option("--trace", is_flag=True, help="Beside it the bytes of the real model class (needs torch; seconds).")
+@click.option("--explain", is_flag=True, help="Each item's formula with its numbers, and its source.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def plan(
+    model: str, gpu: str | None, lora_targets: str | None, trace: bool, explain: bool, as_json: bool, **flags: Any
+) -> None:
+    """Count the memory that MODEL needs, without its weights and without a GPU.
+
+    MODEL is a folder with a config.json, a model id of the Hugging Face hub, or a name from the built-in catalogue,
+    which needs no network.
+
+    \b
+    Exit status: 0 it fits; 3 it does not; 1 and 2 as everywhere.
+    """
+    from clusterlm.cli.models import find_config, shape_or_none
+    from clusterlm.cluster import find_gpu
+    from clusterlm.errors import UsageError
+    from clusterlm.planning.settle import settle
+    from clusterlm.planning.verdict import judge
+    from clusterlm.planning.wishes import Wishes
+
+    if gpu is None:
+        raise UsageError("the kind of GPU is missing", where="--gpu", hint="--gpu a100-80, for example")
+    card = find_gpu(gpu)
+    targets = tuple(name.strip() for name in lora_targets.split(",")) if lora_targets else None
+    wishes = Wishes(lora_targets=targets, **flags)
+    config = find_config(model)
+    shape = shape_or_none(config, traced=trace)
+    traced = None
+    if trace:
+        from clusterlm.cli.trace import traced_case
+
+        traced = traced_case(config, shape, card, wishes)
+    if shape is None:
+        assert traced is not None
+        _show_trace_alone(traced, as_json)
+        return
+    verdict = judge(settle(shape, card, wishes))
+    if as_json:
+        _print_json(verdict, traced)
+    else:
+        _print_text(verdict, traced, explain)
+    click.get_current_context().exit(0 if verdict.fits else DOES_NOT_FIT)
+
+
+def _print_json(verdict: Verdict, traced: Trace | None) -> None:
+    from clusterlm.report.plan_values import plan_values
+
+    values = plan_values(verdict)
+    if traced:
+        values["trace"] = traced.to_json()
+    click.echo(json.dumps(values, indent=2))
+
+
+def _print_text(verdict: Verdict, traced: Trace | None, explain: bool) -> None:
+    from clusterlm.report.plan import headline, plan_text
+    from clusterlm.report.trace import trace_text
+
+    colour = "green" if verdict.fits and not verdict.tight else "yellow" if verdict.fits else "red"
+    click.echo(click.style(headline(verdict), fg=colour, bold=True))
+    click.echo()
+    click.echo(plan_text(verdict, explain=explain))
+    if traced:
+        click.echo()
+        click.echo(trace_text(traced, verdict.footprint))
+
+
+def _show_trace_alone(traced: Trace, as_json: bool) -> None:
+    from clusterlm.report.trace import trace_text
+
+    click.echo(json.dumps({"trace": traced.to_json()}, indent=2) if as_json else trace_text(traced, None))

@@ -1,0 +1,1 @@
+"""A plan or a run as people and programs read it: text and JSON values."""
