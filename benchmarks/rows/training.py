@@ -52,4 +52,8 @@ def read_trainer(asked: Mapping[str, str]) -> Question:
     return Question(shape_of(asked), workload, strategy, gpu_of(asked))
 
 
-READERS = ((lambda asked: "framework=" in asked["notes"], read_trainer),)
+def is_trainer(asked: Mapping[str, str]) -> bool:
+    return "framework=" in asked["notes"]
+
+
+READERS = ((is_trainer, read_trainer),)

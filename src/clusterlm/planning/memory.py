@@ -10,6 +10,7 @@ from clusterlm.planning.coefficients import GENERATION, at_version, cublas_bytes
 from clusterlm.planning.footprint import Footprint, Item, Phase
 from clusterlm.planning.generation import generation_phases
 from clusterlm.planning.litgpt_generation import litgpt_phases
+from clusterlm.planning.litgpt_training import litgpt_training_phases
 from clusterlm.planning.serving import serving_phases
 from clusterlm.planning.training import training_phases
 from clusterlm.planning.weights import scheme_of, weight_sizes
@@ -34,9 +35,12 @@ def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gp
     """The phases of each GPU where they differ; one entry where all GPUs hold alike."""
     weights = weight_sizes(shape, workload.dtype, scheme_of(shape, workload.quantise))
     if workload.software.engine == "vllm":
-        return serving_phases(shape, workload, weights, strategy)
+        return serving_phases(shape, workload, weights, scheme, strategy)
     if workload.trains:
         workspace = cublas_bytes(gpu.compute_capability, handles=2)
+        if workload.software.engine.startswith("litgpt"):
+            scheme = scheme_of(shape, workload.quantise)
+            return [litgpt_training_phases(shape, workload, weights, scheme, strategy, workspace)]
         activations = activations_of(shape, workload, strategy)
         return [training_phases(shape, workload, weights, strategy, activations, workspace)]
     workspace = cublas_bytes(gpu.compute_capability, handles=1)

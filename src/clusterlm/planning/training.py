@@ -110,7 +110,7 @@ def training_phases(
     )
 
 
-FROZEN_SOURCE = "torch FSDP1 _register_post_backward_reshard_only_hook: handles on frozen units live to the end of the backward pass"
+FROZEN_SOURCE = "torch FSDP1 _register_post_backward_reshard_only_hook: handles live to the end of the backward pass"
 
 
 def _held(states: States, workspace: int) -> list[Item]:

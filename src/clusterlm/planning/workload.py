@@ -32,6 +32,8 @@ class Workload:
     autocast: bool = False
     batch: int = 1
     """Sequences at once on one GPU: the micro-batch in training."""
+    longest_is_rare: bool = False
+    """`sequence_tokens` is the longest sample's; the micro-batches around it are far shorter."""
     sequence_tokens: int = 2048
     """Training: tokens of each sequence. Generation: tokens of the prompt."""
     new_tokens: int = 0
