@@ -31,7 +31,11 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
     model_type = values.text("model_type")
     if model_type is None:
         raise values.error("config.json lacks model_type")
-    return with_quantisation(_shape(values, model_type), values)
+    try:
+        return with_quantisation(_shape(values, model_type), values)
+    except (IndexError, TypeError, ZeroDivisionError) as problem:
+        # A file edited by hand can contradict itself in more ways than sanity.py names.
+        raise values.error(f"config.json contradicts itself ({problem})") from problem
 
 
 def _shape(values: Config, model_type: str) -> ModelShape:

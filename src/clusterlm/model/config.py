@@ -36,6 +36,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "tie_word_embeddings": ("tie_embedding", "tie_word_embeddings"),
     "layer_types": ("layer_types", "layers_block_type"),
     "word_embed_proj_dim": ("word_embed_proj_dim", "embedding_size"),
+    "state_size": ("state_size", "mamba_d_state"),
+    "conv_kernel": ("conv_kernel", "mamba_d_conv"),
+    "expand": ("expand", "mamba_expand"),
+    "time_step_rank": ("time_step_rank", "mamba_dt_rank"),
+    "use_bias": ("use_bias", "mamba_proj_bias"),
+    "use_conv_bias": ("use_conv_bias", "mamba_conv_bias"),
+    "mamba_n_heads": ("mamba_n_heads", "num_heads"),
+    "mamba_n_groups": ("mamba_n_groups", "n_groups"),
     "dtype": ("dtype", "torch_dtype"),
 }
 

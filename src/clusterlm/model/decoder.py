@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clusterlm.model.blocks import GATED_MLP, RMS, FeedForwardRule, MixerRule, Norm, Projections
-from clusterlm.model.config import NEEDED_BY_ALL, Config, Flag
+from clusterlm.model.config import Config, Flag
+from clusterlm.model.sanity import check_sizes
 from clusterlm.model.shape import Layer, ModelShape
 
 # A config.json without a type is of the years in which checkpoints were float32 (gpt2, bert, t5).
@@ -72,7 +73,7 @@ class Decoder:
     position_offset: int = 0
     """Rows of a learned position table beyond the context."""
     position_width: Callable[[Config], int] = hidden_width
-    head_bias: bool = False
+    head_bias: Flag = False
     has_head: bool = True
     """Whether tokens are predicted; encoders end with their last hidden state."""
     parallel: Flag | Callable[[Config], bool] = False
@@ -85,7 +86,7 @@ class Decoder:
     def shape(self, raw: Config, model_type: str) -> ModelShape:
         defaults = {"tie_word_embeddings": self.tied, "hidden_act": self.activation, **self.defaults}
         config = raw.with_defaults(defaults)
-        config.require(*NEEDED_BY_ALL)
+        check_sizes(config)
         vocabulary = config.integer("vocab_size")
         tied = self.has_head and config.flag("tie_word_embeddings")
         # OPT-350m's tokens are narrower than its layers.
@@ -99,7 +100,7 @@ class Decoder:
             context_tokens=config.optional_integer("max_position_embeddings"),
             layers=tuple(self._layer(config, layer) for layer in range(config.layer_count)),
             embedding_parameters=vocabulary * token_size + self._position_parameters(config),
-            head_parameters=self._head_parameters(vocabulary, token_size, tied),
+            head_parameters=self._head_parameters(config, token_size, tied),
             final_norm_parameters=final_norm,
             tied=tied,
             dtype=dtype_of(config),
@@ -119,10 +120,11 @@ class Decoder:
             other_parameters=mixing.other_parameters + feeding.other_parameters,
         )
 
-    def _head_parameters(self, vocabulary: int, token_size: int, tied: bool) -> int:
+    def _head_parameters(self, config: Config, token_size: int, tied: bool) -> int:
+        vocabulary = config.integer("vocab_size")
         if not self.has_head:
             return 0
-        return (0 if tied else vocabulary * token_size) + (vocabulary if self.head_bias else 0)
+        return (0 if tied else vocabulary * token_size) + (vocabulary if config.flag(self.head_bias) else 0)
 
     def _position_parameters(self, config: Config) -> int:
         if self.position(config) != "learned":

@@ -19,6 +19,7 @@ from clusterlm.model.blocks import (
 )
 from clusterlm.model.config import Config
 from clusterlm.model.decoder import Decoder, alibi, four_norms, learned, one_norm
+from clusterlm.model.latent import LatentAttention
 
 SLIDING = Window()
 QWEN_WINDOW = Window(when="use_sliding_window", from_layer="max_window_layers")
@@ -51,6 +52,11 @@ def falcon_shares_norm(config: Config) -> bool:
 
 def falcon_position(config: Config) -> str:
     return "alibi" if config.flag("alibi") else "rope"
+
+
+def baichuan_position(config: Config) -> str:
+    """The 13B models, of 40 layers, have ALiBi; the 7B ones rotate."""
+    return "alibi" if config.layer_count == 40 else "rope"
 
 
 def stablelm_norms(config: Config) -> int:
@@ -137,6 +143,29 @@ LLAMA_LIKE: dict[str, Decoder] = {
         replace(UNGATED_MLP, other_parameters=2),  # xIELU learns its two slopes
         activation="xielu",
     ),
+    "olmo": replace(LLAMA, norm=Norm("layer", affine=False)),
+    "smollm3": replace(
+        LLAMA,
+        mixer=Projections(bias="attention_bias", window=Window(when="use_sliding_window")),
+        tied=True,
+        defaults={"num_key_value_heads": 4},
+    ),
+    "ministral3": Decoder(Projections(window=SLIDING), defaults={"num_key_value_heads": 8}),
+    "nemotron": Decoder(
+        Projections(bias="attention_bias"), replace(UNGATED_MLP, bias="mlp_bias"), norm=LAYER, activation="relu2"
+    ),
+    "exaone": Decoder(Projections(OUT_PROJ), Mlp(("c_fc_0", "c_fc_1", "c_proj"))),
+    "exaone4": Decoder(
+        Projections(query_key_norm=HEAD_NORM, window=Window(full_every="sliding_window_pattern")),
+        defaults={"sliding_window_pattern": 4},
+    ),
+    "ernie4_5": Decoder(Projections(bias="use_bias"), Mlp(bias="use_bias"), tied=True, defaults={"head_dim": 128}),
+    "internlm": Decoder(Projections(bias="bias"), defaults={"bias": True}),
+    "internlm2": Decoder(Projections(("wqkv", "wo"), bias="bias"), Mlp(("w1", "w3", "w2"))),
+    "internlm3": Decoder(Projections(bias="qkv_bias", output_bias="bias"), Mlp(bias="bias")),
+    "baichuan": Decoder(Projections(("W_pack", "o_proj"), kv_heads=one_for_each_head), position=baichuan_position),
+    "minicpm": replace(LLAMA, tied=True),
+    "minicpm3": Decoder(LatentAttention(), tied=True, defaults={"v_head_dim": 64}),
     "seed_oss": Decoder(
         Projections(bias="attention_bias", output_bias="attention_out_bias"),
         Mlp(bias="mlp_bias"),
@@ -287,6 +316,14 @@ GPT_LIKE: dict[str, Decoder] = {
         tied=True,
         activation="gelu_pytorch_tanh",
         defaults={"use_bias": True, "num_key_value_heads": 2},
+    ),
+    "cohere2": Decoder(
+        Projections(bias="attention_bias", window=Window(full_every="sliding_window_pattern")),
+        norm=LAYER_WITHOUT_BIAS,
+        norms=one_norm,
+        tied=True,
+        parallel=True,
+        defaults={"head_dim": 128, "sliding_window": 4096, "sliding_window_pattern": 4},
     ),
     "cohere": Decoder(
         Projections(bias="attention_bias", query_key_norm=QueryKeyNorm(whole=True, when="use_qk_norm")),

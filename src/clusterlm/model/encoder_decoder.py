@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clusterlm.model.config import NEEDED_BY_ALL, Config
+from clusterlm.model.config import Config
 from clusterlm.model.decoder import dtype_of
+from clusterlm.model.sanity import check_sizes
 from clusterlm.model.shape import Attention, FeedForward, Layer, Linear, ModelShape
 
 
@@ -25,7 +26,8 @@ class EncoderDecoder:
             "relative_attention_num_buckets": 32,
         }
         config = raw.with_defaults(defaults)
-        config.require(*NEEDED_BY_ALL, "num_attention_heads", "intermediate_size", "head_dim")
+        check_sizes(config)
+        config.require("num_attention_heads", "intermediate_size", "head_dim")
         tied = config.flag("tie_word_embeddings")
         table = config.integer("vocab_size") * config.hidden_size
         decoder_layers = config.optional_integer("num_decoder_layers") or config.layer_count

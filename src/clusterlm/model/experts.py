@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clusterlm.model.blocks import Mlp, Norm, Projections, QueryKeyNorm, Window, layer_types
+from clusterlm.model.blocks import LAYER, Mlp, Norm, Projections, QueryKeyNorm, Window, layer_types
 from clusterlm.model.config import Config
 from clusterlm.model.decoder import Decoder, four_norms
 from clusterlm.model.latent import LatentAttention
@@ -83,6 +83,24 @@ EXPERTS: dict[str, Decoder] = {
         ),
         defaults={"num_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 0},
     ),
+    "olmoe": Decoder(
+        Projections(bias="attention_bias", query_key_norm=QueryKeyNorm(whole=True)),
+        Mixture(width="intermediate_size"),
+        defaults={"num_experts": 64, "num_experts_per_tok": 8},
+    ),
+    "phimoe": Decoder(
+        Projections(bias="attention_bias", window=Window()),
+        Mixture(router="router", width="intermediate_size"),
+        norm=LAYER,
+        head_bias="lm_head_bias",
+        defaults={"num_key_value_heads": 8, "num_experts": 16, "num_experts_per_tok": 2},
+    ),
+    "glm4_moe": Decoder(
+        Projections(bias="attention_bias", output_bias=False, query_key_norm=QueryKeyNorm(when="use_qk_norm")),
+        SomeLayersSparse(Mixture(shared_width=shared_experts), after_dense_layers),
+        defaults={"num_key_value_heads": 8, "num_shared_experts": 1, "num_dense_layers": 1},
+    ),
+    "kimi_k2": DEEPSEEK_V3,
     "deepseek_v3": DEEPSEEK_V3,
     "deepseek_v2": replace(
         DEEPSEEK_V3, defaults={**DEEPSEEK_V3.defaults, "num_shared_experts": 2, "num_dense_layers": 0}

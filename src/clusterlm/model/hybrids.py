@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clusterlm.model.blocks import MixerByKind, Mlp, NoFeedForward, Projections, QueryKeyNorm, layer_types
+from clusterlm.model.blocks import MixerByKind, MixerRule, Mlp, NoFeedForward, Projections, QueryKeyNorm, layer_types
 from clusterlm.model.config import Config
 from clusterlm.model.decoder import Decoder, no_position, one_norm
 from clusterlm.model.latent import LatentAttention
@@ -50,6 +50,21 @@ def kimi_kinds(config: Config) -> list[str]:
     return layer_types(config) or ["full_attention" if full else "linear_attention" for full in is_full]
 
 
+def bamba_kinds(config: Config) -> list[str]:
+    full = config.items("attn_layer_indices")
+    return ["attention" if layer in full else "mamba" for layer in range(config.layer_count)]
+
+
+def jamba_kinds(config: Config) -> list[str]:
+    period, offset = config.integer("attn_layer_period"), config.integer("attn_layer_offset")
+    return ["attention" if layer % period == offset else "mamba" for layer in range(config.layer_count)]
+
+
+def jamba_layer_is_sparse(config: Config, layer: int) -> bool:
+    period, offset = config.integer("expert_layer_period"), config.integer("expert_layer_offset")
+    return config.integer("num_experts") > 1 and layer % period == offset
+
+
 def granite_position(config: Config) -> str:
     return "rope" if config.text("position_embedding_type") == "rope" else "none"
 
@@ -78,7 +93,7 @@ def lfm2_width(config: Config) -> int:
 
 def qwen_hybrid(fused: bool) -> MixerByKind:
     attention = Projections(bias="attention_bias", query_key_norm=QueryKeyNorm(), query_copies=2)
-    rules = {"linear_attention": GatedDelta(fused), "full_attention": attention}
+    rules: dict[str, MixerRule] = {"linear_attention": GatedDelta(fused), "full_attention": attention}
     return MixerByKind(three_recurrent_then_one_full, rules)
 
 
@@ -93,6 +108,21 @@ QWEN_HYBRID_DEFAULTS = {
     "decoder_sparse_step": 1,
 }
 QWEN_MIXTURE = Mixture(shared_width=shared_width("shared_expert_intermediate_size"), shared_gate="shared_expert_gate")
+
+MAMBA = Decoder(
+    Mamba(),
+    NoFeedForward(),
+    norms=one_norm,
+    tied=True,
+    position=no_position,
+    defaults={
+        "state_size": 16,
+        "conv_kernel": 4,
+        "expand": 2,
+        "time_step_rank": "auto",
+        "use_conv_bias": True,
+    },
+)
 
 HYBRIDS: dict[str, Decoder] = {
     "qwen3_next": Decoder(
@@ -127,10 +157,10 @@ HYBRIDS: dict[str, Decoder] = {
             "shared_intermediate_size": 1024,
             "mamba_n_heads": 128,
             "mamba_n_groups": 1,
-            "mamba_d_state": 256,
-            "mamba_d_conv": 4,
-            "mamba_expand": 2,
-            "mamba_conv_bias": True,
+            "state_size": 256,
+            "conv_kernel": 4,
+            "expand": 2,
+            "use_conv_bias": True,
         },
     ),
     "lfm2": Decoder(
@@ -167,13 +197,46 @@ HYBRIDS: dict[str, Decoder] = {
             "linear_conv_kernel_dim": 4,
         },
     ),
-    "mamba": Decoder(
-        Mamba(),
-        NoFeedForward(),
-        norms=one_norm,
-        tied=True,
+    "mamba": MAMBA,
+    "falcon_mamba": MAMBA,
+    "mamba2": replace(
+        MAMBA,
+        mixer=Mamba2(),
+        tied=False,
+        defaults={
+            "mamba_n_heads": 128,
+            "mamba_n_groups": 8,
+            "state_size": 128,
+            "conv_kernel": 4,
+            "expand": 2,
+            "use_conv_bias": True,
+        },
+    ),
+    "bamba": Decoder(
+        MixerByKind(bamba_kinds, {"mamba": Mamba2(), "attention": Projections(bias="attention_bias")}),
+        Mlp(bias="mlp_bias"),
+        defaults={
+            "num_key_value_heads": 8,
+            "mamba_n_heads": 128,
+            "mamba_n_groups": 1,
+            "state_size": 256,
+            "conv_kernel": 4,
+            "expand": 2,
+            "use_conv_bias": True,
+        },
+    ),
+    "jamba": Decoder(
+        MixerByKind(jamba_kinds, {"mamba": Mamba(norms=True), "attention": Projections()}),
+        SomeLayersSparse(Mixture(router="router", width="intermediate_size"), jamba_layer_is_sparse),
         position=no_position,
         defaults={
+            "num_key_value_heads": 8,
+            "num_experts": 16,
+            "num_experts_per_tok": 2,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "attn_layer_period": 8,
+            "attn_layer_offset": 4,
             "state_size": 16,
             "conv_kernel": 4,
             "expand": 2,

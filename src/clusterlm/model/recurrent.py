@@ -22,7 +22,9 @@ class RecurrentRule:
 
 @dataclass(frozen=True)
 class Mamba(RecurrentRule):
-    """Selective state space (arXiv:2312.00752)."""
+    """Selective state space (arXiv:2312.00752); `norms`: Jamba norms the time step and both projections."""
+
+    norms: bool = False
 
     def build(self, config: Config, layer: int) -> MixerPart:
         hidden, state, kernel = config.hidden_size, config.integer("state_size"), config.integer("conv_kernel")
@@ -38,7 +40,7 @@ class Mamba(RecurrentRule):
         convolution = inner * kernel + (inner if config.flag("use_conv_bias") else 0)
         decay_and_skip = inner * state + inner
         mixer = Recurrent("mamba", inner * state + inner * kernel)
-        return MixerPart(mixer, linears, other_parameters=convolution + decay_and_skip)
+        return MixerPart(mixer, linears, rank + 2 * state if self.norms else 0, convolution + decay_and_skip)
 
     def _time_step_rank(self, config: Config) -> int:
         if config.value("time_step_rank") == "auto":
@@ -48,19 +50,19 @@ class Mamba(RecurrentRule):
 
 @dataclass(frozen=True)
 class Mamba2(RecurrentRule):
-    """State space with one decay for each head (arXiv:2405.21060), by the key names of granitemoehybrid."""
+    """State space with one decay for each head (arXiv:2405.21060)."""
 
     def build(self, config: Config, layer: int) -> MixerPart:
-        hidden, state, kernel = config.hidden_size, config.integer("mamba_d_state"), config.integer("mamba_d_conv")
+        hidden, state, kernel = config.hidden_size, config.integer("state_size"), config.integer("conv_kernel")
         heads = config.integer("mamba_n_heads")
-        inner = int(config.number("mamba_expand") * hidden)
+        inner = int(config.number("expand") * hidden)
         channels = inner + 2 * config.integer("mamba_n_groups") * state
-        bias = config.flag("mamba_proj_bias")
+        bias = config.flag("use_bias")
         linears = (
             Linear("attention.in_proj", hidden, inner + channels + heads, bias),
             Linear("attention.out_proj", inner, hidden, bias),
         )
-        convolution = channels * kernel + (channels if config.flag("mamba_conv_bias") else 0)
+        convolution = channels * kernel + (channels if config.flag("use_conv_bias") else 0)
         time_step_decay_and_skip = 3 * heads
         mixer = Recurrent("mamba2", inner * state + channels * kernel)
         return MixerPart(mixer, linears, inner, convolution + time_step_decay_and_skip)
