@@ -33,13 +33,13 @@ def footprint(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gp
 
 def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gpu) -> list[tuple[Phase, ...]]:
     """The phases of each GPU where they differ; one entry where all GPUs hold alike."""
-    weights = weight_sizes(shape, workload.dtype, scheme_of(shape, workload.quantise))
+    scheme = scheme_of(shape, workload.quantise)
+    weights = weight_sizes(shape, workload.dtype, scheme)
     if workload.software.engine == "vllm":
         return serving_phases(shape, workload, weights, scheme, strategy)
     if workload.trains:
         workspace = cublas_bytes(gpu.compute_capability, handles=2)
         if workload.software.engine.startswith("litgpt"):
-            scheme = scheme_of(shape, workload.quantise)
             return [litgpt_training_phases(shape, workload, weights, scheme, strategy, workspace)]
         activations = activations_of(shape, workload, strategy)
         return [training_phases(shape, workload, weights, strategy, activations, workspace)]
@@ -47,7 +47,7 @@ def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gp
     if workload.software.engine == "autoawq":
         return autoawq_phases(shape, workload, weights, strategy.pipeline_degree, workspace)
     if workload.software.engine == "litgpt":
-        return litgpt_phases(shape, workload, weights, scheme_of(shape, workload.quantise), workspace)
+        return litgpt_phases(shape, workload, weights, scheme, workspace)
     law = at_version(GENERATION, workload.software.version)
     return generation_phases(shape, workload, weights, law, strategy.pipeline_degree, workspace)
 
