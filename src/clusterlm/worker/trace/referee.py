@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -14,11 +13,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from clusterlm.errors import ModelError
 from clusterlm.worker.trace import build, steps
 from clusterlm.worker.trace.blindfold import blindfold
+from clusterlm.worker.trace.cache import library_versions
+from clusterlm.worker.trace.extrapolate import History, NotAlignedError, extrapolated_peaks
+from clusterlm.worker.trace.pattern import find_pattern, layer_kinds, shallow_config
 from clusterlm.worker.trace.request import Segment, Trace, TraceRequest
+from clusterlm.worker.trace.sharding import imaginary_ranks, shard
 from clusterlm.worker.trace.storage import StorageTracker
 from clusterlm.worker.trace.watch import watch_modules
 
-LIBRARIES = ("torch", "transformers", "peft")
+EDGE_LAYERS = 1
+"""The first layer differs from the others where its input needs no gradient; the last one where its output is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +37,22 @@ def trace_request(request: TraceRequest) -> Trace:
     begun = time.monotonic()
     config = build.read_config(request.config)
     model = build.build_on_meta(request, config)
-    parameters = sum(weight.numel() for weight in model.parameters())
-    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    attention = build.transformer(model).config._attn_implementation
-    experts = build.experts_implementation(model)
-    run = run_fake(model, request)
-    phases = peaks(run.segments)
+    weights = list(model.parameters())
+    parameters = sum(weight.numel() for weight in weights)
+    trainable = sum(weight.numel() for weight in weights if weight.requires_grad)
+    found = None if request.exact else _extrapolated(model, config, request)
+    static_bytes, phases, traced_layers = found or _exact(model, config, request)
     phase_of_peak = max(phases, key=lambda phase: phases[phase])
     return Trace(
-        static_bytes=run.static_bytes,
+        static_bytes=static_bytes,
         parameters=parameters,
         trainable=trainable,
         phases=phases,
         peak_bytes=phases[phase_of_peak],
         phase_of_peak=phase_of_peak,
-        traced_layers=(config.get_text_config(decoder=True).num_hidden_layers,),
-        attention=attention,
-        experts=experts,
+        traced_layers=traced_layers,
+        attention=build.transformer(model).config._attn_implementation,
+        experts=build.experts_implementation(model),
         seconds=round(time.monotonic() - begun, 3),
         versions=library_versions(),
     )
@@ -62,7 +65,8 @@ def request_timeline(request: TraceRequest) -> list[Segment]:
 
 def run_fake(model: Any, request: TraceRequest) -> Run:
     """The steps of a model that was built on meta; nothing is computed."""
-    with blindfold(), FakeTensorMode(allow_non_fake_inputs=True), _said_by_name(model):
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with blindfold(), imaginary_ranks(request.fsdp_ranks), fake, _said_by_name(model):
         build.fill(model)
         return run_steps(model, request)
 
@@ -70,11 +74,13 @@ def run_fake(model: Any, request: TraceRequest) -> Run:
 def run_steps(model: Any, request: TraceRequest) -> Run:
     """The steps of a model whose tensors have storages, fake or real."""
     build.prepare(model, request)
+    if request.fsdp_ranks > 1:
+        shard(model, request)
     tracker = StorageTracker()
     tracker.count(build.tensors(model))
     static_bytes = tracker.live_bytes
     watch_modules(model, tracker)
-    with tracker:
+    with tracker, tracker.watching_resizes():
         steps.run_steps(model, request, tracker)
     return Run(static_bytes, tracker.segments)
 
@@ -87,8 +93,38 @@ def peaks(segments: list[Segment]) -> dict[str, int]:
     return found
 
 
-def library_versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in LIBRARIES}
+Found = tuple[int, dict[str, int], tuple[int, ...]]
+"""Static bytes, peaks by phase, and the depths of the models that they come from."""
+
+
+def _exact(model: Any, config: Any, request: TraceRequest) -> Found:
+    run = run_fake(model, request)
+    return run.static_bytes, peaks(run.segments), (config.get_text_config(decoder=True).num_hidden_layers,)
+
+
+def _extrapolated(model: Any, config: Any, request: TraceRequest) -> Found | None:
+    """None where the model has no pattern."""
+    kinds = layer_kinds(model, config)
+    if kinds is None or (pattern := find_pattern(kinds, EDGE_LAYERS)) is None:
+        return None
+    fewest = pattern.fewest_periods(EDGE_LAYERS)
+    runs, histories = [], []
+    for periods in (fewest, fewest + 1):
+        kept = pattern.kept(periods)
+        settings = shallow_config(config, kept)
+        shallow = build.build_on_meta(request, settings)
+        # A setting that names layers by number, such as an adapter's target, may not be carried over.
+        if layer_kinds(shallow, settings) != [kinds[layer] for layer in kept]:
+            return None
+        runs.append(run_fake(shallow, request))
+        histories.append(History([kinds[layer] for layer in kept], runs[-1].segments))
+    try:
+        found = extrapolated_peaks(histories[0], histories[1], pattern.periods - fewest - 1, EDGE_LAYERS)
+    except NotAlignedError:
+        return None
+    per_period = runs[1].static_bytes - runs[0].static_bytes
+    static_bytes = runs[1].static_bytes + per_period * (pattern.periods - fewest - 1)
+    return static_bytes, found, tuple(len(history.kinds) for history in histories)
 
 
 @contextmanager

@@ -20,11 +20,12 @@ ALL_LINEAR = "all-linear"
 class TraceRequest:
     """One step of one rank. `config` is the content of config.json; a quantization in it is not traced.
 
-    `sequence_tokens`: of a sample when training, of the prompt when generating. `autocast`: bfloat16 over float32
-    weights. `attention` auto: as transformers chooses, sdpa where the architecture has it. `padded`: samples of unequal
-    length, so that attention needs a mask. `foreach`: all parameters at once in adamw and sgd, which takes temporary
-    copies of them. `fsdp_ranks` > 1: FSDP2, bfloat16 compute, float32 reduction.
-    `exact`: every layer is traced; otherwise two shallow models, extrapolated.
+    `sequence_tokens`: of a sample when training, of the prompt when generating. `autocast`: computed in bfloat16
+    whatever the weights are. `attention` auto: as transformers chooses, sdpa where the architecture has it. `padded`:
+    samples of unequal length, so that attention needs a mask. `foreach`: all parameters at once in adamw and sgd, which
+    takes temporary copies of them. `fsdp_ranks` > 1: FSDP2 as accelerate sets it up, where autocast keeps what is
+    trained in float32, and gathers and reduces in bfloat16. `exact`: every layer is traced; otherwise two shallow
+    models, extrapolated.
     """
 
     config: dict[str, Any]
@@ -49,10 +50,8 @@ class TraceRequest:
         for name in ("sequence_tokens", "batch", "new_tokens", "lora_rank", "fsdp_ranks"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{getattr(self, name)} is less than 1", where=name)
-        if self.autocast and self.dtype != "float32":
-            raise UsageError(
-                "autocast computes in bfloat16 over float32 weights", where="autocast", hint="dtype float32"
-            )
+        if self.task == "generate" and self.autocast:
+            raise UsageError("generation computes in the weights' type", where="autocast", hint="set dtype")
         if self.task == "generate" and self.fsdp_ranks > 1:
             raise UsageError("generation is not sharded by FSDP", where="fsdp_ranks", hint="fsdp_ranks 1")
 

@@ -50,7 +50,7 @@ def generate(model: Any, request: TraceRequest, tracker: StorageTracker) -> None
     if request.new_tokens == 1:
         return
     token = {"input_ids": ids[:, -1:]}
-    # A sliding window's layer still holds the whole prompt after prefill, and what is appended here: one step ends that.
+    # A sliding window's layer holds the whole prompt after prefill, and what is appended here, until the next step.
     if request.new_tokens > 2:
         _append(cache, request.new_tokens - 3)
         cache = _forward(model, token | _mask(request, request.sequence_tokens + request.new_tokens - 2), cache)
