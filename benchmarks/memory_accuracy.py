@@ -76,6 +76,9 @@ def predict(asked: Question, kind: str) -> float:
         per_gpu = phases_per_gpu(asked.shape, asked.workload, asked.strategy, asked.gpu)
         sums = [max(phase.bytes for phase in phases if phase.name in asked.only_phases) for phases in per_gpu]
         return sum(sums) / asked.strategy.gpus / GIB
+    if asked.lightest_gpu:
+        per_gpu = phases_per_gpu(asked.shape, asked.workload, asked.strategy, asked.gpu)
+        return min(max(phase.bytes for phase in phases) for phases in per_gpu) / GIB
     found = footprint(asked.shape, asked.workload, asked.strategy, asked.gpu)
     if asked.summed:
         return found.allocated_all_gpus / asked.strategy.gpus / GIB

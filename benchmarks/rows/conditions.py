@@ -49,6 +49,8 @@ class Question:
     gpu: Gpu
     summed: bool = False
     """The value is a sum over GPUs, divided by their number."""
+    lightest_gpu: bool = False
+    """The value is of the GPU that holds the least: the one that is ready, and logs, first."""
     only_phases: tuple[str, ...] = ()
     """The measurement saw these phases only; empty: all."""
 

@@ -12,31 +12,48 @@ from benchmarks.rows.conditions import (
     gpu_of,
     shape_of,
     version_in,
+    whole_number,
 )
+from clusterlm.planning.serving import default_limits
 from clusterlm.planning.workload import Software, Workload
 from clusterlm.strategy import Strategy
 
+FIRST_VERSION_OF_ENGINE_V1 = (0, 10)
+"""Where a row says V1 and no version: the year 2025."""
+STORED = {"fp8": "fp8", "awq": "awq-int4", "gptq-int4": "gptq-int4", "gptq-int8": "gptq-int8"}
+"""Quantisation of a row whose model id is the plain one's; a quantised checkpoint's own config.json wins over it."""
+
 
 def read_vllm(asked: Mapping[str, str]) -> Question:
-    version = version_in(asked, "vLLM")
-    if version is None and "V1" not in asked["software"]:
+    version = vllm_version(asked)
+    if version is None:
         raise NotCovered("vLLM version not stated")
+    shape, gpu = shape_of(asked), gpu_of(asked)
     degrees = dict(re.findall(r"(TP|PP|DP) (\d+)", asked["parallelism"]))
-    limits = dict(re.findall(r"(max_num_\w+)=(\d+)", asked["micro_batch"]))
     tensor, stages = int(degrees.get("TP", 1)), int(degrees.get("PP", 1))
-    stored = {"fp8": "fp8"}.get(asked["quantisation"])
+    context = whole_number(asked, "seq_len", shape.context_tokens)
+    sequences, tokens = default_limits(version, gpu, offline=False, context_tokens=context)
+    limits = dict(re.findall(r"(max_num_\w+)=(\d+)", asked["micro_batch"]))
     workload = Workload(
         task="generate",
         dtype=dtype_of(asked) if "float" in asked["dtype"] else "bfloat16",
-        quantise=stored,
+        quantise=STORED.get(asked["quantisation"]),
         kv_dtype="float8_e4m3fn" if "kv_cache_dtype fp8" in asked["notes"] else None,
-        max_sequences=int(limits.get("max_num_seqs", 1024)),
-        max_batched_tokens=int(limits.get("max_num_batched_tokens", 8192)),
-        software=Software(engine="vllm", version=version or (0, 10)),
+        max_sequences=int(limits.get("max_num_seqs", sequences)),
+        max_batched_tokens=int(limits.get("max_num_batched_tokens", tokens)),
+        software=Software(engine="vllm", version=version),
     )
     count = tensor * stages
     strategy = Strategy(gpus=count, gpus_per_node=count, tensor_degree=tensor, pipeline_degree=stages)
-    return Question(shape_of(asked), workload, strategy, gpu_of(asked))
+    return Question(shape, workload, strategy, gpu, lightest_gpu=stages > 1)
+
+
+def vllm_version(asked: Mapping[str, str]) -> tuple[int, ...] | None:
+    """A release named without its last number is taken as the last of its series."""
+    version = version_in(asked, "vLLM")
+    if version is None:
+        return FIRST_VERSION_OF_ENGINE_V1 if "V1" in asked["software"] else None
+    return version if len(version) > 2 else (*version, 99)
 
 
 READERS = ((lambda asked: asked["software"].startswith("vLLM"), read_vllm),)

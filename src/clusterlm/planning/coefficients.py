@@ -5,6 +5,7 @@ A row holds from its version on, until the next row of the same library takes ov
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -105,24 +106,65 @@ class VllmProfile:
     sampler_bytes: float
     """Per sequence of max_num_seqs and (padded) vocabulary entry: logits and the sampler's sorted copies."""
     non_torch_gib: float
+    non_torch_tensor_gib: Mapping[int, float]
+    """By tensor degree: NCCL's buffers and custom all-reduce."""
     source: str
 
 
 VLLM: tuple[tuple[tuple[int, ...], VllmProfile], ...] = (
-    ((0,), VllmProfile(38.0, 0.13, "llm-d version sweep, vLLM 0.15 and 0.16: six models, 37.93 to 38.00")),
-    ((0, 17), VllmProfile(14.47, 0.13, "the same sweep from 0.17 on: another sampler")),
-    ((0, 18), VllmProfile(14.47, 0.25, "llm-d-planner accuracy sweep, vLLM 0.19.0")),
+    (
+        (0,),
+        VllmProfile(38.0, 1.79, {2: 3.58}, "vllm#10511: all that torch does not hold, the CUDA context with it"),
+    ),
+    (
+        (0, 6, 5),
+        VllmProfile(
+            38.0,
+            0.13,
+            {2: 0.55},
+            "llm-d version sweep, vLLM 0.15 and 0.16: six models, 37.93 to 38.00; TP 2 from llm-d-benchmark (V1 2025)",
+        ),
+    ),
+    ((0, 17), VllmProfile(14.47, 0.13, {2: 0.55}, "the same sweep from 0.17 on: another sampler")),
+    (
+        (0, 18),
+        VllmProfile(14.47, 0.25, {2: 2.07, 4: 2.17, 8: 2.27}, "llm-d-planner sweep, vLLM 0.19.0; TP 8 not measured"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class VllmLimits:
+    """What max_num_seqs and max_num_batched_tokens are where nobody asks."""
+
+    small_card_sequences: int
+    large_card_sequences: int
+    tokens_at_least_context: bool
+    """V0: a whole prompt is one batch, unless the context is long enough for chunks."""
+    source: str
+    chunked_beyond_context: int = 32768
+    chunk_tokens: int = 512
+
+
+VLLM_LIMITS: tuple[tuple[tuple[int, ...], VllmLimits], ...] = (
+    ((0,), VllmLimits(256, 256, True, "vLLM 0.6 SchedulerConfig and arg_utils: 512-token chunks beyond 32768")),
+    ((0, 7), VllmLimits(256, 256, True, "vLLM 0.7 SchedulerConfig: chunks of 2048", chunk_tokens=2048)),
+    ((0, 8), VllmLimits(256, 1024, False, "EngineArgs.get_batch_defaults: cards of 70 GiB and more but the A100")),
 )
 VLLM_FLOOR_BYTES = round(0.045 * GIB)
 VLLM_HIDDEN_COPIES = 1.18
 VLLM_PIPELINE_BYTES = round(0.14 * GIB)
 VLLM_NON_TORCH_PIPELINE_GIB = 0.07
-VLLM_NON_TORCH_TENSOR_GIB = {2: 2.07, 4: 2.17, 8: 2.27}
-"""Tensor degrees: NCCL buffers and custom all-reduce. 8 is not measured."""
 VLLM_GRAPHS_GIB = (0.36, 0.0158)
 """CUDA graphs (51 piecewise and 51 full sizes): constant, and per layer. Median error 0.07 GiB."""
 VLLM_VOCABULARY_PADDING = 64
 VLLM_BLOCK_TOKENS = 16
+VLLM_ROTARY_CONTEXTS = {"gemma3": 9}
+"""Contexts that the rotary tables span where it is not one: Gemma 3 scales positions linearly by 8 in its full layers
+(LinearScalingRotaryEmbedding lays out all of them) and has a table of one context for its sliding layers."""
+VLLM_MXFP4_PADDING = (256, 64)
+"""Hidden and intermediate size of MXFP4 experts are rounded up to these (mxfp4.py, create_weights; hidden size: from
+the logged weights of gpt-oss-20b)."""
 
 
 def at_version(rows: tuple[tuple[tuple[int, ...], Row], ...], version: tuple[int, ...]) -> Row:
