@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clusterlm.model.shape import Attention, FeedForward, Layer, ModelShape
-from clusterlm.planning.coefficients import CROSS_ENTROPY, at_version
+from clusterlm.planning.coefficients import (
+    CROSS_ENTROPY,
+    OWN_TYPE_CROSS_ENTROPY,
+    OWN_TYPE_LOSS,
+    OWN_TYPE_LOSS_UNTIL,
+    REPEATS_KEYS_FLASH,
+    REPEATS_KEYS_UNTIL,
+    CrossEntropy,
+    at_version,
+)
 from clusterlm.planning.weights import element_bytes
 from clusterlm.planning.workload import Workload
 
@@ -69,10 +78,10 @@ def trainer_activations(shape: ModelShape, workload: Workload, *, sharded: bool)
     size = element_bytes(workload.dtype)
     tokens, hidden, count = workload.tokens, shape.hidden_size, len(shape.layers)
     checkpoint_size = 4 if workload.cast_frozen_to_float32 and not sharded else size
-    software = workload.software
-    entropy = at_version(CROSS_ENTROPY[("transformers", software.kernels)], software.version)
+    entropy = cross_entropy(shape, workload)
     frozen = workload.method != "full"
-    layer = max(_recomputed_layer(widths(shape, one), workload, size) for one in set(shape.layers))
+    repeats = repeats_keys(shape, workload)
+    layer = max(_recomputed_layer(widths(shape, one), workload, size, repeats) for one in set(shape.layers))
     return Activations(
         saved=round(tokens * count * hidden * checkpoint_size),
         frozen_units=round(tokens * size * hidden * (count - 2)) if frozen and sharded else 0,
@@ -85,11 +94,31 @@ def trainer_activations(shape: ModelShape, workload: Workload, *, sharded: bool)
     )
 
 
-def _recomputed_layer(width: Widths, workload: Workload, size: float) -> float:
+def cross_entropy(shape: ModelShape, workload: Workload) -> CrossEntropy:
+    software = workload.software
+    if (
+        shape.architecture in OWN_TYPE_LOSS
+        and software.version < OWN_TYPE_LOSS_UNTIL
+        and software.kernels != "fused-loss"
+    ):
+        return OWN_TYPE_CROSS_ENTROPY[(software.kernels, workload.autocast)]
+    return at_version(CROSS_ENTROPY[("transformers", software.kernels)], software.version)
+
+
+def repeats_keys(shape: ModelShape, workload: Workload) -> bool:
+    """Whether attention reads keys and values repeated for all heads."""
+    if workload.attention == "flash" and shape.architecture not in REPEATS_KEYS_FLASH:
+        return False
+    return workload.software.version < REPEATS_KEYS_UNTIL
+
+
+def _recomputed_layer(width: Widths, workload: Workload, size: float, repeats: bool) -> float:
     """Bytes per token of one layer recomputed and walked back: a gated MLP holds 4 widths and needs 2.5 more."""
     saved_mlp, moving_mlp = (4.0, 2.5) if width.gated else (2.0, 2.0)
     per_token = 8 * width.hidden + 3 * width.keys + saved_mlp * width.intermediate + moving_mlp * width.one_intermediate
     per_token += 2 * width.active_experts * width.hidden
+    if repeats:
+        per_token += 2 * (width.queries - width.keys)
     if workload.software.kernels == "plain":
         per_token += 4 * width.hidden
     if workload.method == "lora" and not workload.autocast:

@@ -98,6 +98,23 @@ CROSS_ENTROPY: dict[tuple[str, str], tuple[tuple[tuple[int, ...], CrossEntropy],
     ("transformers", "fused-loss"): (((0,), CrossEntropy(0, 0, "Liger fused linear cross-entropy: logits by chunks")),),
 }
 
+OWN_TYPE_LOSS = ("bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "mpt", "opt")
+OWN_TYPE_LOSS_UNTIL = (4, 50)
+"""Architectures whose loss does not cast the logits to float32 before transformers 4.50's common loss_function."""
+OWN_TYPE_CROSS_ENTROPY: dict[tuple[str, bool], CrossEntropy] = {
+    ("plain", False): CrossEntropy(8, 10.7, "logits, shifted copy, log-softmax, gradient, all in the model's own type"),
+    ("fused", False): CrossEntropy(6, 10.7, "the same without the gradient's copy"),
+    ("plain", True): CrossEntropy(18, 16, "autocast: logits 2, copy 2, float32 copy 4, log-softmax 4, gradients 4 + 2"),
+    ("fused", True): CrossEntropy(14, 16, "the same without float32 log-softmax"),
+}
+"""By kernels, and whether autocast is on. Multiples of the vocabulary from modeling_gpt_bigcode.py; those of hidden
+from one slope of fms-acceleration's santacoder runs."""
+
+REPEATS_KEYS_FLASH = ("mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "starcoder2")
+REPEATS_KEYS_UNTIL = (4, 48)
+"""Architectures that repeat keys and values for all heads before flash attention, until the common attention
+interface of transformers 4.48."""
+
 
 @dataclass(frozen=True)
 class VllmProfile:
