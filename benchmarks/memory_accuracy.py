@@ -75,7 +75,8 @@ def predict(asked: Question, kind: str) -> float:
     if asked.only_phases:
         per_gpu = phases_per_gpu(asked.shape, asked.workload, asked.strategy, asked.gpu)
         sums = [max(phase.bytes for phase in phases if phase.name in asked.only_phases) for phases in per_gpu]
-        return sum(sums) / asked.strategy.gpus / GIB
+        runtime = footprint(asked.shape, asked.workload, asked.strategy, asked.gpu).runtime_bytes
+        return (sum(sums) / asked.strategy.gpus + (runtime if kind == "card" else 0)) / GIB
     if asked.lightest_gpu:
         per_gpu = phases_per_gpu(asked.shape, asked.workload, asked.strategy, asked.gpu)
         return min(max(phase.bytes for phase in phases) for phases in per_gpu) / GIB

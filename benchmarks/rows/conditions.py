@@ -34,7 +34,7 @@ CONDITIONS = [
     "software",
     "metric",
 ]
-"""Columns that a prediction may read. `notes` is read for the words of NOTE_WORDS only: it also holds measured values."""
+"""Columns that a prediction may read; of `notes`, which also hold measured values, only the words of NOTE_WORDS."""
 NOTE_WORDS = (
     r"framework=[\w-]+|decode-phase|pre-4\.45|chunked cross entropy|after model init|padding-free|grad_accum \d+"
     r"|kv_cache_dtype \w+|longest sample|optimizer_in_bwd"

@@ -6,7 +6,7 @@ from clusterlm.cluster import Gpu
 from clusterlm.model.shape import ModelShape
 from clusterlm.planning.activations import Activations, trainer_activations
 from clusterlm.planning.autoawq import autoawq_phases
-from clusterlm.planning.coefficients import GENERATION, at_version, cublas_bytes
+from clusterlm.planning.coefficients import CUDA_CONTEXT, GENERATION, at_version, cublas_bytes
 from clusterlm.planning.footprint import Footprint, Item, Phase
 from clusterlm.planning.generation import generation_phases
 from clusterlm.planning.litgpt_generation import litgpt_phases
@@ -26,7 +26,7 @@ def footprint(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gp
         phases=worst,
         reserved_low=allocated,
         reserved_high=round(allocated * 1.1),
-        runtime=(Item("CUDA context", gpu.context_bytes),),
+        runtime=(Item("CUDA context", at_version(CUDA_CONTEXT, workload.software.torch)),),
         allocated_all_gpus=sum(max(phase.bytes for phase in phases) for phases in per_gpu),
     )
 
