@@ -5,13 +5,24 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from clusterlm.errors import InputError
+from clusterlm.errors import InputError, ModelError
+from clusterlm.model.derived import derived_from
 
 Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model's config.json, as far as sizes depend on it, and where that is from."""
+
+    config: dict[str, Any]
+    source: str
 
 
 @cache
@@ -40,14 +51,58 @@ def catalogue_names() -> list[str]:
 
 def catalogue_config(name: str) -> dict[str, Any] | None:
     """The model's config.json, as far as sizes depend on it; None where the catalogue has no such model."""
+    found = catalogue_entry(name)
+    return None if found is None else found.config
+
+
+def catalogue_entry(name: str) -> Known | None:
+    """By its own id, or as a copy or a quantisation of a known model; raises ModelError where sizes are not public."""
     known = catalogue_id(name)
-    return None if known is None else copy.deepcopy(merged(known)["config"])
+    if known is not None:
+        entry = merged(known)
+        if "refused" in entry:
+            raise ModelError(entry["refused"], where=name, hint="give a folder that has the model's config.json")
+        return Known(copy.deepcopy(entry["config"]), source_of(known, entry))
+    derived = derived_from(name, same_sizes)
+    if derived is None:
+        return None
+    config = copy.deepcopy(merged(derived.original)["config"])
+    if derived.quantised:
+        config["quantization_config"] = copy.deepcopy(derived.quantised)
+    return Known(config, f"clusterlm's catalogue, by its name alone: {derived.how}")
+
+
+def source_of(known: str, entry: Entry) -> str:
+    """One line, with what is not certain in it."""
+    doubt = f"; not certain: {entry['uncertain']}" if "uncertain" in entry else ""
+    return f"clusterlm's catalogue: config.json of https://huggingface.co/{known}{doubt}"
+
+
+def same_sizes(name: str) -> str | None:
+    """The only shape that unquantised models of this id or short name have."""
+    if "/" in name:
+        known = catalogue_id(name)
+        ids: tuple[str, ...] = (known,) if known else ()
+    else:
+        ids = ids_by_short_name().get(name, ())
+    whole = [one for one in ids if is_whole(merged(one))]
+    configs = [merged(one)["config"] for one in whole]
+    return originals_first(whole)[0] if whole and all(config == configs[0] for config in configs) else None
 
 
 def published_parameters(name: str) -> int | None:
     """Parameters as its authors count them, before any quantisation; None where unknown."""
     known = catalogue_id(name)
     return None if known is None else merged(known).get("parameters")
+
+
+def is_whole(entry: Entry) -> bool:
+    """Its sizes are known, and it is not quantised."""
+    return "refused" not in entry and not entry["config"].get("quantization_config")
+
+
+def originals_first(ids: Iterable[str]) -> list[str]:
+    return sorted(ids, key=lambda one: ("like" in entries()[one], one))
 
 
 def catalogue_id(name: str) -> str | None:
@@ -63,7 +118,7 @@ def id_of_short_name(name: str) -> str | None:
     if "/" in name:
         return None
     ids = ids_by_short_name().get(name.lower(), ())
-    first, *others = ids or (None,)
+    first, *others = originals_first(ids) or [None]
     if first and any(merged(other)["config"] != merged(first)["config"] for other in others if other):
         raise InputError(f"several models are called {name!r}", hint=f"say which: {', '.join(ids)}")
     return first
