@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from clusterlm.errors import UsageError, did_you_mean
+from clusterlm.errors import UsageError, did_you_mean, nearest
 
 GIB = 2**30
 CONTEXT_BYTES = round(0.51 * GIB)
-"""CUDA context, library handles and loaded kernels of one process: 0.51 GiB on H100 (vLLM logs), 0.3 to 0.6 elsewhere."""
+"""CUDA context, library handles, loaded kernels of one process: 0.51 GiB on H100 (vLLM logs), 0.3 to 0.6 elsewhere."""
 CONTEXT_BYTES_OLD = round(1.31 * GIB)
 """V100 of 2022, eager loading of all kernels: 1,343 MiB (transformers documentation, model memory anatomy)."""
 
@@ -50,11 +50,14 @@ def gpus() -> dict[str, Gpu]:
 
 
 def find_gpu(key: str) -> Gpu:
-    """UsageError with the nearest names where there is none of that name."""
-    wanted = key.lower().replace("_", "-").removeprefix("nvidia-")
+    """UsageError with the sizes of that kind, or the nearest names, where there is none of that name."""
+    wanted = key.lower().replace("_", "-").removeprefix("nvidia-").removeprefix("amd-")
     if wanted in gpus():
         return gpus()[wanted]
-    known = ", ".join(gpus())
-    raise UsageError(
-        f"no GPU is called {key!r}", where="--gpu", hint=f"{did_you_mean(key, list(gpus()))}known: {known}"
-    )
+    sizes = [known for known in gpus() if known.startswith(f"{wanted}-")]
+    if len(sizes) == 1:
+        return gpus()[sizes[0]]
+    if sizes:
+        raise UsageError(f"{key!r} comes in several sizes", where="--gpu", hint=f"say which: {', '.join(sizes)}")
+    close = f"{did_you_mean(wanted, gpus())} " if nearest(wanted, gpus()) else ""
+    raise UsageError(f"no GPU is called {key!r}", where="--gpu", hint=f"{close}there is: {', '.join(gpus())}")

@@ -11,7 +11,16 @@ HEAVY = ["torch", "transformers", "accelerate", "peft", "trl", "datasets", "bits
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["generate", "--help"], ["runs", "list"], ["runs", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["generate", "--help"],
+        ["runs", "list"],
+        ["runs", "--help"],
+        ["plan", "--help"],
+        ["plan", "meta-llama/Llama-3.1-8B", "--gpu", "a100-80", "--method", "lora", "--explain"],
+    ],
 )
 def test_a_light_command_loads_nothing_heavy(arguments: list[str]) -> None:
     program = f"""

@@ -23,29 +23,38 @@ def find(spec: GenerateSpec) -> ModelFolder:
     return demo_model() if spec.model == DEMO else find_model(spec.model, spec.revision)
 
 
+def find_shape(name: str) -> ModelShape:
+    """The sizes of MODEL: of a folder, of the Hugging Face cache, or of the catalogue."""
+    from clusterlm.model import find
+
+    return find.find_model(_folder_of_demo(name))
+
+
 def find_config(name: str) -> dict[str, Any]:
-    """The config.json that MODEL means: a folder's, or the catalogue's."""
-    from clusterlm.model.catalogue import catalogue_config, nearest_names
+    """The config.json that MODEL means, found where its sizes are."""
+    from clusterlm.model.catalogue import catalogue_config
+    from clusterlm.model.find import cached_snapshot
 
-    path = Path(name).expanduser()
-    if path.is_dir():
-        config = json.loads((path / "config.json").read_text())
-        return {**config, "_name_or_path": name}
-    found = catalogue_config(name)
-    if found is None:
-        near = nearest_names(name)
-        hint = f"did you mean {' or '.join(near)}?" if near else "a folder with a config.json, or a model id"
-        raise ModelError("is neither a folder nor a model of the catalogue", where=name, hint=hint)
-    return {**found, "_name_or_path": name}
+    path = Path(_folder_of_demo(name)).expanduser()
+    folder = path if path.is_dir() else cached_snapshot(name)
+    if folder is None:
+        return catalogue_config(name) or {}
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ModelError(f"config.json cannot be read: {problem}", where=str(folder)) from None
+    return content if isinstance(content, dict) else {}
 
 
-def shape_or_none(config: dict[str, Any], *, traced: bool) -> ModelShape | None:
-    """None where the architecture is not in the table but a trace will count it."""
-    from clusterlm.model.architectures import known_architectures, shape_from_config
+def only_traceable(config: dict[str, Any]) -> bool:
+    """Its architecture is not in clusterlm's table."""
+    from clusterlm.model.architectures import known_architectures
 
-    if traced and config.get("model_type") not in known_architectures():
-        return None
-    return shape_from_config(config, config["_name_or_path"])
+    return "model_type" in config and config["model_type"] not in known_architectures()
+
+
+def _folder_of_demo(name: str) -> str:
+    return str(demo_model().path) if name == DEMO else name
 
 
 def demo_model() -> ModelFolder:

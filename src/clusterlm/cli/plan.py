@@ -70,7 +70,7 @@ def plan(
     \b
     Exit status: 0 it fits; 3 it does not; 1 and 2 as everywhere.
     """
-    from clusterlm.cli.models import find_config, shape_or_none
+    from clusterlm.cli.models import find_config, find_shape, only_traceable
     from clusterlm.cluster import find_gpu
     from clusterlm.errors import UsageError
     from clusterlm.planning.settle import settle
@@ -82,17 +82,18 @@ def plan(
     card = find_gpu(gpu)
     targets = tuple(name.strip() for name in lora_targets.split(",")) if lora_targets else None
     wishes = Wishes(lora_targets=targets, **flags)
-    config = find_config(model)
-    shape = shape_or_none(config, traced=trace)
     traced = None
     if trace:
         from clusterlm.cli.trace import traced_case
 
+        config = find_config(model)
+        shape = None if only_traceable(config) else find_shape(model)
         traced = traced_case(config, shape, card, wishes)
-    if shape is None:
-        assert traced is not None
-        _show_trace_alone(traced, as_json)
-        return
+        if shape is None:
+            _show_trace_alone(traced, as_json)
+            return
+    else:
+        shape = find_shape(model)
     verdict = judge(settle(shape, card, wishes))
     if as_json:
         _print_json(verdict, traced)
@@ -112,13 +113,14 @@ def _print_json(verdict: Verdict, traced: Trace | None) -> None:
 
 def _print_text(verdict: Verdict, traced: Trace | None, explain: bool) -> None:
     from clusterlm.report.plan import headline, plan_text
-    from clusterlm.report.trace import trace_text
 
     colour = "green" if verdict.fits and not verdict.tight else "yellow" if verdict.fits else "red"
     click.echo(click.style(headline(verdict), fg=colour, bold=True))
     click.echo()
     click.echo(plan_text(verdict, explain=explain))
     if traced:
+        from clusterlm.report.trace import trace_text
+
         click.echo()
         click.echo(trace_text(traced, verdict.footprint))
 

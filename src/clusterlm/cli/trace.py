@@ -38,7 +38,7 @@ def trace_request(config: Mapping[str, Any], case: Case) -> TraceRequest:
         sequence_tokens=workload.sequence_tokens,
         batch=workload.batch,
         dtype="float32" if workload.autocast and fully else workload.dtype,  # type: ignore[arg-type]
-        autocast=workload.autocast and fully,
+        autocast=workload.autocast,
         attention="eager" if workload.attention == "eager" else "auto",
         new_tokens=max(1, workload.new_tokens),
         method="full" if fully else "lora",
@@ -75,10 +75,19 @@ def run_trace(request: TraceRequest) -> Trace:
     command = [sys.executable, "-m", "clusterlm.worker.trace"]
     result = subprocess.run(command, input=json.dumps(request.to_json()), capture_output=True, text=True)
     if result.returncode:
-        words = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-        problem = words[-1].removeprefix("error: ")
-        raise ClusterlmError(problem, where="--trace", hint="the trace needs torch and transformers: clusterlm[run]")
+        raise _what_it_said(result.stderr, result.returncode)
     return Trace.from_json(json.loads(result.stdout))
+
+
+def _what_it_said(stderr: str, status: int) -> ClusterlmError:
+    """Its own error with its hint; else the last line of what Python said."""
+    _, found, said = stderr.rpartition("error: ")
+    problem, _, hint = said.strip().partition("\nhint: ")
+    if found and "Traceback" not in stderr:
+        return ClusterlmError(problem, where="--trace", hint=hint or None)
+    last = (stderr.strip().splitlines() or [f"exit status {status}"])[-1]
+    hint = "pip install 'clusterlm[run]', or leave --trace out" if "No module named" in last else ""
+    return ClusterlmError(f"the tracer failed: {last}", where="--trace", hint=hint or None)
 
 
 def _sizes_unknown(config: Mapping[str, Any]) -> ModelShape:

@@ -101,7 +101,7 @@ def _refuse_quantisation(case: Case) -> None:
 def _refuse_spread(case: Case) -> None:
     shape, strategy = case.shape, case.strategy
     degree, stages = strategy.tensor_degree, strategy.pipeline_degree
-    if stages > len(shape.layers):
+    if stages > max(len(shape.layers), 1):
         problem = f"{stages} stages for {len(shape.layers)} layers"
         raise UsageError(problem, where="--strategy pipeline", hint=f"--gpus {len(shape.layers)} or fewer")
     if stages > strategy.gpus_per_node and not case.workload.trains and case.workload.software.engine != "vllm":

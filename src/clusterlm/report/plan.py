@@ -53,6 +53,7 @@ def plan_text(verdict: Verdict, *, explain: bool = False) -> str:
     found, case = verdict.footprint, verdict.case
     parts = [
         aligned([("model", model_line(case.shape)), ("", parts_line(case.shape)), *_asked(case)]),
+        "\n".join(f"note: {caution}" for caution in verdict.cautions),
         _changes(verdict),
         _three_numbers(verdict),
         _phases(verdict),
@@ -64,7 +65,6 @@ def plan_text(verdict: Verdict, *, explain: bool = False) -> str:
     ]
     if explain:
         parts.append(explained(verdict))
-    parts.append("\n".join(f"note: {caution}" for caution in verdict.cautions))
     return "\n\n".join(part for part in parts if part)
 
 
