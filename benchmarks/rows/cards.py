@@ -1,4 +1,4 @@
-"""Rows that were read off the card (nvidia-smi and the like): Qwen's first tables, transformers' and PEFT's documents."""
+"""Rows that were read off the card (nvidia-smi and the like): Qwen's first tables, the documents of Hugging Face."""
 
 from __future__ import annotations
 
