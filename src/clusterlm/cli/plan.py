@@ -70,7 +70,7 @@ def plan(
     \b
     Exit status: 0 it fits; 3 it does not; 1 and 2 as everywhere.
     """
-    from clusterlm.cli.models import find_config, find_shape, only_traceable
+    from clusterlm.cli.sizes import find_config, find_shape, only_traceable
     from clusterlm.cluster import find_gpu
     from clusterlm.errors import UsageError
     from clusterlm.planning.settle import settle
