@@ -38,6 +38,8 @@ class Scored:
     reason: str = ""
     """Why it is not covered."""
     rules: tuple[tuple[str, float], ...] = ()
+    free_gib: float | None = None
+    """The card's memory less the predicted need."""
 
     @property
     def error(self) -> float:
@@ -85,6 +87,8 @@ def predict(asked: Question, kind: str) -> float:
         return found.allocated_all_gpus / asked.strategy.gpus / GIB
     if kind == "reserved":
         return (found.reserved_low + found.reserved_high) / 2 / GIB
+    if kind == "card" and asked.workload.trains:
+        return ((found.reserved_low + found.reserved_high) / 2 + found.runtime_bytes) / GIB
     if kind in ("card", "oom"):
         return found.needed / GIB
     return found.allocated / GIB
@@ -94,7 +98,9 @@ def score(row: dict[str, str], kind: str) -> Scored:
     value = measured(row, kind)
     try:
         asked = question(row)
-        return Scored(row, kind, value, predict(asked, kind), rules=tuple(rules(asked).items()))
+        found = footprint(asked.shape, asked.workload, asked.strategy, asked.gpu)
+        free = (asked.gpu.memory_bytes - found.needed) / GIB
+        return Scored(row, kind, value, predict(asked, kind), rules=tuple(rules(asked).items()), free_gib=free)
     except NotCovered as reason:
         return Scored(row, kind, value, None, str(reason))
 
@@ -138,6 +144,13 @@ def oom_summary(rows: list[Scored]) -> dict[str, Any]:
 
 def is_out_of_memory(row: Scored) -> bool:
     return row.predicted_gib is not None and row.predicted_gib > question(row.row).gpu.memory_bytes / GIB
+
+
+def false_alarms(rows: list[Scored]) -> dict[str, int]:
+    """Training runs that succeeded, and those among them that the prediction calls out of memory."""
+    trained = [row for row in rows if row.row["status"] == "ok" and row.family in ("allocated training", "reserved")]
+    covered = [row.free_gib for row in trained if row.free_gib is not None]
+    return {"rows": len(covered), "called_out_of_memory": sum(free < 0 for free in covered)}
 
 
 def evaluate(path: Path) -> list[Scored]:
@@ -206,6 +219,7 @@ def as_json(rows: list[Scored]) -> dict[str, Any]:
         if mine:
             found[kind] = oom_summary(mine) if kind == "oom" else summary(mine)
     reasons = Counter(row.reason for row in rows if row.reason)
+    found["successful_runs"] = false_alarms(rows)
     return found | {"coverage_of_exact": coverage(rows), "not_covered": dict(reasons.most_common())}
 
 
@@ -220,7 +234,8 @@ def main() -> int:
         print(json.dumps(as_json(rows)))
         return 0
     print_report(rows, chosen.all)
-    print(f"\ncoverage of ok rows of quality exact: {coverage(rows)}")
+    print(f"\nsuccessful runs: {false_alarms(rows)}")
+    print(f"coverage of ok rows of quality exact: {coverage(rows)}")
     return 0
 
 

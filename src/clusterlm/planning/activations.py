@@ -125,4 +125,6 @@ def _recomputed_layer(width: Widths, workload: Workload, size: float, repeats: b
         per_token += (4 if workload.software.kernels == "plain" else 5) * width.hidden
     elif workload.method == "lora":
         per_token += width.hidden
+    elif workload.method == "full":
+        per_token -= 3 * width.hidden
     return per_token * size

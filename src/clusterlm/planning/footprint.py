@@ -46,6 +46,8 @@ class Footprint:
     reserved_low: int
     reserved_high: int
     runtime: tuple[Item, ...]
+    holes: int = 0
+    """Reserved bytes between live blocks that the allocator can neither use nor return."""
     allocated_all_gpus: int = 0
     """Sum over the GPUs of one copy of the model, where its layers are laid over several."""
     host_per_node: tuple[Item, ...] = ()
@@ -73,5 +75,8 @@ class Footprint:
 
     @property
     def needed(self) -> int:
-        """Bytes that the physical card must have: the middle of the reserved range, context and communicators."""
-        return (self.reserved_low + self.reserved_high) // 2 + self.runtime_bytes
+        """Bytes that the physical card must have: allocated, holes, context and communicators.
+
+        More may be reserved while there is room: torch returns cached blocks before it fails.
+        """
+        return self.allocated + self.holes + self.runtime_bytes

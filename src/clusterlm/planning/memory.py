@@ -11,6 +11,7 @@ from clusterlm.planning.footprint import Footprint, Item, Phase
 from clusterlm.planning.generation import generation_phases
 from clusterlm.planning.litgpt_generation import litgpt_phases
 from clusterlm.planning.litgpt_training import litgpt_training_phases
+from clusterlm.planning.reserved import HOLES_GENERATION, nccl, reserved_high_bytes, unusable_bytes
 from clusterlm.planning.serving import serving_phases
 from clusterlm.planning.training import training_phases
 from clusterlm.planning.weights import scheme_of, weight_sizes
@@ -22,11 +23,14 @@ def footprint(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gp
     per_gpu = phases_per_gpu(shape, workload, strategy, gpu)
     worst = max(per_gpu, key=lambda phases: max(phase.bytes for phase in phases))
     allocated = max(phase.bytes for phase in worst)
+    context = Item("CUDA context", at_version(CUDA_CONTEXT, workload.software.torch))
+    holes = unusable_bytes(worst, strategy) if workload.trains else round(allocated * HOLES_GENERATION)
     return Footprint(
         phases=worst,
         reserved_low=allocated,
-        reserved_high=round(allocated * 1.1),
-        runtime=(Item("CUDA context", at_version(CUDA_CONTEXT, workload.software.torch)),),
+        reserved_high=reserved_high_bytes(worst) if workload.trains else round(allocated * 1.1),
+        runtime=(context, *nccl(strategy)) if workload.trains else (context,),
+        holes=holes,
         allocated_all_gpus=sum(max(phase.bytes for phase in phases) for phases in per_gpu),
     )
 

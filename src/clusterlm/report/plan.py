@@ -186,7 +186,7 @@ def _items(verdict: Verdict) -> str:
     found = verdict.footprint
     whole = max(verdict.available, found.needed)
     items = [item for item in (*found.deciding_phase.items, *found.runtime) if item.bytes]
-    unused = Item("reserved, not allocated", (found.reserved_low + found.reserved_high) // 2 - found.allocated)
+    unused = Item("holes between blocks", found.holes)
     items += [unused] if unused.bytes > 0 else []
     left = verdict.available - found.needed
     rows = [(item.name, gib(item.bytes), bar(item.bytes, whole)) for item in items]
