@@ -25,6 +25,9 @@ class Known:
     source: str
 
 
+MIRRORS = ("NousResearch/", "unsloth/")
+
+
 @cache
 def entries() -> dict[str, Entry]:
     """Each model's entry by its id on the Hugging Face hub, as models/*.json has it."""
@@ -102,7 +105,8 @@ def is_whole(entry: Entry) -> bool:
 
 
 def originals_first(ids: Iterable[str]) -> list[str]:
-    return sorted(ids, key=lambda one: ("like" in entries()[one], one))
+    """Copies by other owners last."""
+    return sorted(ids, key=lambda one: ("like" in entries()[one], one.startswith(MIRRORS), one))
 
 
 def catalogue_id(name: str) -> str | None:
@@ -118,8 +122,10 @@ def id_of_short_name(name: str) -> str | None:
     if "/" in name:
         return None
     ids = ids_by_short_name().get(name.lower(), ())
-    first, *others = originals_first(ids) or [None]
-    if first and any(merged(other)["config"] != merged(first)["config"] for other in others if other):
+    if not ids:
+        return None
+    first, *others = originals_first(ids)
+    if any(merged(other)["config"] != merged(first)["config"] for other in others):
         raise InputError(f"several models are called {name!r}", hint=f"say which: {', '.join(ids)}")
     return first
 

@@ -100,6 +100,11 @@ EXPERTS: dict[str, Decoder] = {
         SomeLayersSparse(Mixture(shared_width=shared_experts), after_dense_layers),
         defaults={"num_key_value_heads": 8, "num_shared_experts": 1, "num_dense_layers": 1},
     ),
+    "deepseek": Decoder(
+        Projections(bias="attention_bias"),
+        SomeLayersSparse(Mixture(shared_width=shared_experts), after_dense_layers),
+        defaults={"num_dense_layers": 0},
+    ),
     "kimi_k2": DEEPSEEK_V3,
     "deepseek_v3": DEEPSEEK_V3,
     "deepseek_v2": replace(
