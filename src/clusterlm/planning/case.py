@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 from clusterlm.cluster import Gpu
 from clusterlm.model.shape import ModelShape
+from clusterlm.planning.coefficients import VLLM_BLOCK_TOKENS
 from clusterlm.planning.disk import disk_items
-from clusterlm.planning.footprint import Footprint
+from clusterlm.planning.footprint import Footprint, Item, Phase
 from clusterlm.planning.host import host_items
 from clusterlm.planning.memory import footprint
 from clusterlm.planning.network import network_items
 from clusterlm.planning.rules import rules_of_thumb
+from clusterlm.planning.serving import token_bytes
 from clusterlm.planning.workload import Workload
 from clusterlm.strategy import Strategy
 
@@ -33,7 +35,22 @@ class Case:
 
     def on_gpu(self) -> Footprint:
         """What one GPU holds; host, disk and network left out."""
-        return footprint(self.shape, self.workload, self.strategy, self.gpu)
+        found = footprint(self.shape, self.workload, self.strategy, self.gpu)
+        if self.workload.software.engine == "vllm":
+            return self._served(found)
+        return _embedded(found) if self.workload.task == "embed" else found
+
+    def _served(self, found: Footprint) -> Footprint:
+        """vLLM lays the cache out in its own pool beside what its profile run saw; its share leaves out the context."""
+        workload = self.workload
+        tokens = workload.sequence_tokens + workload.new_tokens
+        blocks = -(-tokens // VLLM_BLOCK_TOKENS) * workload.batch
+        each = token_bytes(self.shape, workload, self.strategy)
+        formula = f"{blocks:,} blocks x {VLLM_BLOCK_TOKENS} tokens x {each:,.0f} B"
+        cache = Item("KV cache", round(blocks * VLLM_BLOCK_TOKENS * each), formula, "vLLM's paged attention")
+        phases = (*found.phases, Phase("serving", (*found.deciding_phase.items, cache)))
+        whole = phases[-1].bytes
+        return replace(found, phases=phases, reserved_low=whole, reserved_high=whole, runtime=(), holes=0)
 
     def footprint(self) -> Footprint:
         shape, workload, strategy = self.shape, self.workload, self.strategy
@@ -44,3 +61,13 @@ class Case:
             network=network_items(shape, workload, strategy, self.accumulation_steps),
             rules_of_thumb=rules_of_thumb(shape, workload, strategy),
         )
+
+
+def _embedded(found: Footprint) -> Footprint:
+    """One forward pass without a key/value cache (use_cache=False): as the prefill of a prompt, and then it is over."""
+    load, prefill = found.phases[:2]
+    phases = (load, Phase("forward pass", tuple(item for item in prefill.items if item.name != "KV cache")))
+    whole = max(phase.bytes for phase in phases)
+    shrunk = whole / found.allocated
+    low, high, holes = (round(amount * shrunk) for amount in (found.reserved_low, found.reserved_high, found.holes))
+    return replace(found, phases=phases, reserved_low=low, reserved_high=high, holes=holes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from clusterlm.errors import ClusterlmError
 from clusterlm.planning.case import Case
-from clusterlm.planning.refusals import refuse
+from clusterlm.planning.refusals import QUANTISED_WHILE_LOADING, refuse
 from clusterlm.planning.room import available_bytes, fits
 from clusterlm.strategy import SHARDS_PARAMETERS
 
@@ -103,7 +103,8 @@ def _generation_trials(case: Case) -> Iterator[Trial]:
     if smaller := _fitting_batch(case):
         yield Trial(f"batch {smaller.workload.batch}", f"--batch {smaller.workload.batch}", smaller)
     if workload.quantise is None and case.shape.quantisation is None:
-        for scheme, words in (("int8", "weights in 8 bits"), ("nf4", "weights in 4 bits")):
+        eight_bits = QUANTISED_WHILE_LOADING[workload.software.engine][0]
+        for scheme, words in ((eight_bits, "weights in 8 bits"), ("nf4", "weights in 4 bits")):
             yield Trial(words, f"--quantize {scheme}", _with(case, quantise=scheme))
 
 

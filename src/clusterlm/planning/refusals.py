@@ -9,6 +9,8 @@ from clusterlm.planning.case import Case
 
 FLASH_CAPABILITY = (8, 0)
 """FlashAttention 2 needs Ampere or newer (its README); AMD's port supports MI200 and MI300."""
+QUANTISED_WHILE_LOADING = {"transformers": ("int8", "nf4", "nf4-dq"), "vllm": ("fp8", "nf4")}
+"""Schemes that an engine makes out of 16-bit weights as it loads them; the others stand in the checkpoint."""
 
 
 def refuse(case: Case) -> None:
@@ -31,6 +33,9 @@ def cautions(case: Case) -> tuple[str, ...]:
         found.append(f"{gpu.name} has no bfloat16 arithmetic: torch emulates it, slowly; --dtype float16 is as small")
     if workload.trains and workload.dtype == "float16" and workload.method == "full" and not workload.autocast:
         found.append("training pure float16 weights overflows; --autocast keeps them in float32")
+    loaded = QUANTISED_WHILE_LOADING.get(workload.software.engine, ())
+    if workload.quantise and workload.quantise not in loaded:
+        found.append(f"{workload.quantise} is not made while loading: it needs a checkpoint that was stored so")
     if "unverified" in gpu.source:
         found.append(f"the memory of {gpu.name} is from a data sheet, not from a log")
     found += [f"not checked against measurements: {name}" for name in _unmeasured(case)]

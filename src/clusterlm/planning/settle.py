@@ -10,6 +10,7 @@ from clusterlm.errors import UsageError
 from clusterlm.model.shape import BYTES_PER_ELEMENT, ModelShape
 from clusterlm.planning.case import Case
 from clusterlm.planning.refusals import refuse
+from clusterlm.planning.serving import default_limits
 from clusterlm.planning.wishes import Wishes
 from clusterlm.planning.workload import Method, Optimizer, Software, Task, Workload
 from clusterlm.strategy import Offload, Sharding, Strategy
@@ -57,6 +58,7 @@ def settle_workload(shape: ModelShape, gpu: Gpu, wishes: Wishes, *, accumulates:
         sequence = max(1, min(sequence, context - new_tokens))
     checkpointing = wishes.gradient_checkpointing if wishes.gradient_checkpointing is not None else trains
     vllm = wishes.engine == "vllm"
+    limits = default_limits(VLLM_VERSION, gpu, offline=True, context_tokens=context)
     return Workload(
         task=cast(Task, task),
         method=cast(Method, method),
@@ -72,6 +74,8 @@ def settle_workload(shape: ModelShape, gpu: Gpu, wishes: Wishes, *, accumulates:
         quantise=wishes.quantize or ("nf4" if method == "qlora" and shape.quantisation is None else None),
         lora_rank=wishes.lora_rank or 16,
         lora_targets=wishes.lora_targets or ("all-linear",),
+        max_sequences=limits[0],
+        max_batched_tokens=limits[1],
         software=Software(engine="vllm", version=VLLM_VERSION) if vllm else Software(),
     )
 

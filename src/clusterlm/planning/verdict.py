@@ -10,6 +10,9 @@ from clusterlm.planning.footprint import Footprint
 from clusterlm.planning.refusals import cautions
 from clusterlm.planning.room import available_bytes
 
+PREDICTION_ERROR = 0.05
+"""What the memory model promises (docs/concepts/memory.md)."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -17,7 +20,7 @@ class Verdict:
     footprint: Footprint
     fits: bool
     tight: bool
-    """It fits in the middle of the reserved range and not at its upper end."""
+    """It fits, but by less than a prediction may be wrong."""
     changes: tuple[Change, ...]
     """Each makes it fit; the nearest first. None where it fits."""
     largest_batch: int | None
@@ -42,7 +45,7 @@ def judge(case: Case) -> Verdict:
         case=case,
         footprint=found,
         fits=fits,
-        tight=fits and found.reserved_high + found.runtime_bytes > available,
+        tight=fits and found.needed * (1 + PREDICTION_ERROR) > available,
         changes=() if fits else helping_changes(case),
         largest_batch=largest_batch(case) if fits else None,
         cautions=(*found.warnings, *cautions(case)),
