@@ -55,6 +55,11 @@ GENERATION: tuple[tuple[tuple[int, ...], Generation], ...] = (
 )
 
 
+GPTQ_SCRATCH: tuple[tuple[tuple[int, ...], bool], ...] = (((0,), True), ((4, 48), False))
+"""By transformers' version. AutoGPTQ's exllama v2 kernel keeps room for the largest 4-bit matrix in float16
+(ExLlamaV2DeviceTensors, temp_dq); GPTQModel, which transformers takes from 4.48 on, runs Marlin, which has none."""
+
+
 @dataclass(frozen=True)
 class AutoAwq:
     """What AutoAWQ's fused modules lay out for the whole sequence."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clusterlm.model.shape import Attention, ModelShape, Recurrent
-from clusterlm.planning.coefficients import Generation
+from clusterlm.planning.coefficients import GPTQ_SCRATCH, MIB, Generation, at_version
 from clusterlm.planning.footprint import Item, Phase
-from clusterlm.planning.weights import WeightSizes, element_bytes
+from clusterlm.planning.weights import Scheme, WeightSizes, element_bytes, scheme_of
 from clusterlm.planning.workload import Workload
+
+LARGE_ALLOCATION = 10 * MIB
+ROUND_LARGE = 2 * MIB
+SMALL_REMAINDER = MIB
 
 
 @dataclass(frozen=True)
@@ -92,57 +96,76 @@ def slice_weight_items(weights: WeightSizes, part: Slice, shape: ModelShape) -> 
 def _phases_of_slice(
     shape: ModelShape, workload: Workload, weights: WeightSizes, law: Generation, part: Slice, workspace: int
 ) -> tuple[Phase, ...]:
-    held = slice_weight_items(weights, part, shape)
-    if law.rotary_tables_per_layer:
-        tables = round(rotary_table_bytes(shape, workload.dtype) * part.share)
-        held.append(Item("rotary tables", tables, "layers x 2 x context x head size", law.source))
-    held.append(Item("cuBLAS workspace", workspace, "one per handle"))
+    resting = _resting_items(shape, workload, weights, law, part)
+    held = (*resting, Item("cuBLAS workspace", workspace, "one per handle"))
+    tied_later = weights.embedding if shape.tied and stored_by_autoawq(shape, workload) else 0
     prompt, last = workload.sequence_tokens, workload.sequence_tokens + workload.new_tokens
-    tokens = workload.batch * prompt
-    ends = part.first or part.last
-    logits = law.logit_bytes if part.last else law.held_logit_bytes if part.first else 0.0
-    load = [*held[:-1]]
-    if shape.tied and stored_by_autoawq(shape, workload):
-        load.append(Item("head before it is tied", weights.embedding, "vocabulary x hidden, made by AutoAWQ's loader"))
+    working = _logits_of_prompt(shape, workload, law, part) if law.logit_bytes else _prefill_memory(shape, workload)
     return (
-        Phase("load", tuple(load)),
-        Phase(
-            "prefill",
-            (
-                *held,
-                _cache(shape, workload, prompt, part, 1),
-                Item(
-                    "prefill working memory",
-                    round(
-                        tokens
-                        * (prefill_bytes_per_token(shape, workload.dtype) + score_bytes_per_token(shape, workload))
-                    ),
-                    "tokens x (3 x intermediate + 4 x hidden) x bytes",
-                )
-                if not law.logit_bytes
-                else Item(
-                    "logits of the whole prompt",
-                    round(tokens * shape.vocabulary_size * logits),
-                    f"tokens x vocabulary x {logits:g} B",
-                    law.source,
-                ),
-            ),
-        ),
+        Phase("load", (*resting, Item("head before it is tied", tied_later, "vocabulary x hidden, AutoAWQ's loader"))),
+        Phase("prefill", (*held, _cache(shape, workload, prompt, part, 1), working)),
         Phase(
             "first token",
             (
                 *held,
                 _cache(shape, workload, prompt + 1, part, law.cache_copies),
-                Item(
-                    "prompt's logits, still held",
-                    round(tokens * shape.vocabulary_size * law.held_logit_bytes * ends),
-                    f"tokens x vocabulary x {law.held_logit_bytes:g} B",
-                    law.source,
-                ),
+                _logits_still_held(shape, workload, law, part),
             ),
         ),
         Phase("last token", (*held, _cache(shape, workload, last, part, law.cache_copies))),
     )
+
+
+def _resting_items(
+    shape: ModelShape, workload: Workload, weights: WeightSizes, law: Generation, part: Slice
+) -> list[Item]:
+    """What stays from load to end: weights, how the allocator rounds them, tables, kernels' scratch."""
+    scheme = scheme_of(shape, workload.quantise)
+    rounding = rounding_bytes(shape, workload.dtype, scheme)
+    items = slice_weight_items(weights, part, shape)
+    items.append(Item("allocator's rounding", round(rounding * part.share), "blocks of 2 MiB split only above 1 MiB"))
+    if law.rotary_tables_per_layer:
+        tables = round(rotary_table_bytes(shape, workload.dtype) * part.share)
+        items.append(Item("rotary tables", tables, "layers x 2 x context x head size", law.source))
+    in_four_bits = shape.quantisation and shape.quantisation.method == "gptq" and shape.quantisation.bits == 4
+    if in_four_bits and at_version(GPTQ_SCRATCH, workload.software.version):
+        items.append(Item("GPTQ kernel's scratch", weights.largest_dequantised, "largest matrix in 16 bits"))
+    return items
+
+
+def rounding_bytes(shape: ModelShape, dtype: str, scheme: Scheme | None) -> int:
+    """Torch's caching allocator cuts matrices of 10 MiB and more from blocks of whole 2 MiB, and gives what is left
+    over of 1 MiB and less with them (CUDACachingAllocator.cpp, kSmallSize, kMinLargeAlloc, kRoundLarge)."""
+    total = 0
+    for layer in shape.layers:
+        for linear in layer.linears:
+            # Scales and zeros are tensors of their own: the matrix has a whole number of half bytes for each weight.
+            each = int(scheme.per_weight * 2) / 2 if scheme else element_bytes(dtype)
+            bytes_of_one = round(linear.inputs * linear.outputs * each)
+            spare = -bytes_of_one % ROUND_LARGE
+            if bytes_of_one >= LARGE_ALLOCATION and spare <= SMALL_REMAINDER:
+                total += spare * linear.copies
+    return total
+
+
+def _prefill_memory(shape: ModelShape, workload: Workload) -> Item:
+    each = prefill_bytes_per_token(shape, workload.dtype) + score_bytes_per_token(shape, workload)
+    return Item(
+        "prefill working memory", round(workload.tokens * each), "tokens x (3 x intermediate + 4 x hidden) x bytes"
+    )
+
+
+def _logits_of_prompt(shape: ModelShape, workload: Workload, law: Generation, part: Slice) -> Item:
+    """Computed on the last GPU; their float32 copy is sent to the first, where the prompt came from."""
+    each = law.logit_bytes if part.last else law.held_logit_bytes if part.first else 0.0
+    size = round(workload.tokens * shape.vocabulary_size * each)
+    return Item("logits of the whole prompt", size, f"tokens x vocabulary x {each:g} B", law.source)
+
+
+def _logits_still_held(shape: ModelShape, workload: Workload, law: Generation, part: Slice) -> Item:
+    each = law.held_logit_bytes if part.first or part.last else 0.0
+    size = round(workload.tokens * shape.vocabulary_size * each)
+    return Item("prompt's logits, still held", size, f"tokens x vocabulary x {each:g} B", law.source)
 
 
 def stored_by_autoawq(shape: ModelShape, workload: Workload) -> bool:
