@@ -235,6 +235,7 @@ BAD: list[tuple[list[object], int, list[str]]] = [
         2,
         ["4,096", "max_model_len"],
     ),
+    (["google-bert/bert-base-uncased", "--gpu", "t4"], 2, ["encoder", "--task embed"]),
     (["gpt2", "--gpu", "t4", "--trace", "--engine", "vllm"], 2, ["--trace", "--engine vllm"]),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clusterlm.errors import ModelError, UsageError, did_you_mean
+from clusterlm.model.encoders import ENCODERS
 from clusterlm.model.shape import Attention, Linear
 from clusterlm.planning.adapters import ALL_LINEAR, adapted_linears
 from clusterlm.planning.case import Case
@@ -15,6 +16,7 @@ QUANTISED_WHILE_LOADING = {"transformers": ("int8", "nf4", "nf4-dq"), "vllm": ("
 
 def refuse(case: Case) -> None:
     """UsageError or ModelError, with what to do."""
+    _refuse_task(case)
     _refuse_length(case)
     _refuse_precision(case)
     _refuse_quantisation(case)
@@ -59,6 +61,13 @@ def _unmeasured(case: Case) -> list[str]:
     if case.gpu.vendor != "nvidia":
         names.append("AMD GPUs")
     return names
+
+
+def _refuse_task(case: Case) -> None:
+    shape = case.shape
+    if shape.architecture in ENCODERS and case.workload.task == "generate":
+        problem = f"{shape.name} is an encoder ({shape.architecture}), which writes no text"
+        raise UsageError(problem, where="--task generate", hint="--task embed")
 
 
 def _refuse_length(case: Case) -> None:

@@ -8,7 +8,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 
-from clusterlm.model.shape import Attention
+from clusterlm.model.shape import Attention, ModelShape
 from clusterlm.planning.adapters import trained_parameters
 from clusterlm.planning.case import Case
 from clusterlm.planning.footprint import Item
@@ -104,10 +104,21 @@ def _values(case: Case) -> dict[str, list[float]]:
         "tensor degree": [strategy.tensor_degree],
         "rank": [workload.lora_rank],
         "context": [shape.context_tokens] if shape.context_tokens else [],
+        "rows": [workload.batch],
+        "seen": [last, workload.sequence_tokens],
+        **_matrix_widths(shape),
         "max_num_seqs": [workload.max_sequences],
         "max_num_batched_tokens": [workload.max_batched_tokens],
     }
     return {word: values for word, values in found.items() if values}
+
+
+def _matrix_widths(shape: ModelShape) -> dict[str, list[float]]:
+    """Outputs of each matrix, by the end of its name; several where layers differ."""
+    found: dict[str, set[float]] = {}
+    for linear in {linear for layer in set(shape.layers) for linear in layer.linears}:
+        found.setdefault(linear.name.split(".", 1)[-1], set()).add(linear.outputs)
+    return {name: sorted(widths) for name, widths in found.items()}
 
 
 def evaluated(formula: str) -> float | None:

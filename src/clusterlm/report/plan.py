@@ -27,8 +27,7 @@ def headline(verdict: Verdict) -> str:
     if not verdict.fits:
         return f"Does not fit: {need}; {decides}. {_way_out(verdict)}"
     if verdict.tight:
-        most = gib(found.reserved_high + found.runtime_bytes)
-        return f"Fits, narrowly: {need}, {most} if the allocator's gaps are large; {decides}."
+        return f"Fits, but by less than the 5 % that a prediction may be wrong: {need}; {decides}."
     return f"Fits: {need}; {decides}. {_room(verdict)}"
 
 
@@ -158,18 +157,33 @@ def _changes(verdict: Verdict) -> str:
 
 def _three_numbers(verdict: Verdict) -> str:
     found, gpu = verdict.footprint, verdict.case.gpu
-    runtime = " + ".join(f"{item.name} {gib(item.bytes)}" for item in found.runtime)
-    needed = f"of the card: the middle of reserved + {runtime}" if runtime else "of the card: the middle of reserved"
-    reserved = f"{gib(found.reserved_low)} to {gib(found.reserved_high)}"
+    if verdict.case.workload.software.engine == "vllm":
+        return _numbers_of_vllm(verdict)
+    beside = [("holes between blocks", found.holes), *((item.name, item.bytes) for item in found.runtime)]
+    added = "".join(f" + {name} {gib(amount)}" for name, amount in beside if amount)
     rows = [
         ("ONE GPU", "GIB", ""),
         ("allocated", gib(found.allocated), "what torch.cuda.max_memory_allocated will say"),
-        ("reserved", reserved, "what torch.cuda.max_memory_reserved will say"),
-        ("needed", gib(found.needed), needed),
+        ("reserved", f"{gib(found.reserved_low)} to {gib(found.reserved_high)}", "torch.cuda.max_memory_reserved"),
+        ("needed", gib(found.needed), f"of the card: allocated{added}"),
         ("card", gib(gpu.memory_bytes), f"what a program can see of {gpu.name}"),
     ]
-    if verdict.available != gpu.memory_bytes:
-        rows.append(("usable", gib(verdict.available), "what vLLM takes (gpu_memory_utilization 0.9)"))
+    return aligned(rows, numbers=[1])
+
+
+def _numbers_of_vllm(verdict: Verdict) -> str:
+    """vLLM takes its share of the card whatever it needs; what is left of it becomes the cache."""
+    found, gpu = verdict.footprint, verdict.case.gpu
+    profile = found.phases[0].bytes
+    sequences = f"for {verdict.largest_batch:,} such sequences at once" if verdict.largest_batch else "for none"
+    rows = [
+        ("ONE GPU", "GIB", ""),
+        ("profile run", gib(profile), "weights, and what the fullest step needs beside the cache"),
+        ("needed", gib(found.needed), "with the cache of this batch"),
+        ("usable", gib(verdict.available), "vLLM's share of the card (gpu_memory_utilization 0.9)"),
+        ("cache", gib(max(0, verdict.available - profile)), sequences),
+        ("card", gib(gpu.memory_bytes), f"what a program can see of {gpu.name}"),
+    ]
     return aligned(rows, numbers=[1])
 
 
