@@ -42,9 +42,10 @@ def reserved_high_bytes(phases: tuple[Phase, ...]) -> int:
 
 
 def steady_names(phases: tuple[Phase, ...]) -> set[str]:
-    """Items that every phase of a step holds."""
+    """Items that every phase of a step holds; gradients too, which grow in place."""
     of_step = [{item.name for item in phase.items} for phase in phases if phase.name != LOAD]
-    return set.intersection(*of_step) if of_step else set()
+    gradients = {item.name for phase in phases for item in phase.items if item.name.startswith("gradients")}
+    return gradients | (set.intersection(*of_step) if of_step else set())
 
 
 def moving_bytes(phase: Phase, steady: set[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clusterlm.model.shape import ModelShape
 from clusterlm.planning.activations import Activations
@@ -10,7 +10,7 @@ from clusterlm.planning.adapters import trained_parameters
 from clusterlm.planning.footprint import Item, Phase
 from clusterlm.planning.weights import WeightSizes, element_bytes
 from clusterlm.planning.workload import Workload
-from clusterlm.strategy import Strategy
+from clusterlm.strategy import SHARDS_PARAMETERS, Strategy
 
 OPTIMIZER_STATES: dict[str, float] = {
     "adamw": 2,
@@ -22,7 +22,8 @@ OPTIMIZER_STATES: dict[str, float] = {
 DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
 DEEPSPEED_PREFETCH_ELEMENTS = 50_000_000
 DEEPSPEED_LIVE_ELEMENTS = 1_000_000_000
-"""DeepSpeed's defaults: reduce_bucket_size, stage3_prefetch_bucket_size, stage3_max_live_parameters."""
+DEEPSPEED_SUB_GROUP_ELEMENTS = 1_000_000_000
+"""DeepSpeed's defaults: reduce_bucket_size, stage3_prefetch_bucket_size, stage3_max_live_parameters, sub_group_size."""
 DDP_FIRST_BUCKET_BYTES = 2**20
 
 
@@ -50,22 +51,38 @@ def training_states(shape: ModelShape, workload: Workload, weights: WeightSizes,
     deepspeed = strategy.sharding.startswith("zero")
     master = trained * 4 if deepspeed and size < 4 else 0
     state_size = 4.0 if deepspeed else size
-    if strategy.offload != "none":
-        master, optimizer = 0, 0.0
-    else:
-        optimizer = optimizer_bytes(workload.optimizer, trained, state_size, shape)
+    optimizer = optimizer_bytes(workload.optimizer, trained, state_size, shape)
     shared = 1 if not whole and strategy.sharding == "fsdp1" and workload.quantise else strategy.model_shards
-    foreach = workload.optimizer == "adamw" and not deepspeed
     gradients = trained * size / strategy.gradient_shards
-    return States(
+    states = States(
         weights=round(base / strategy.model_shards),
         adapters=0 if whole else round(trained * size / shared),
         optimizer=round(optimizer / max(strategy.optimizer_shards if whole else shared, 1)),
         gradients=round(gradients),
-        step_temporaries=round(gradients) if foreach else 0,
+        step_temporaries=_step_temporaries(workload, strategy, trained, gradients),
         master_copies=round(master / strategy.optimizer_shards),
         trained=trained,
     )
+    return _without_offloaded(states, strategy)
+
+
+def _step_temporaries(workload: Workload, strategy: Strategy, trained: int, gradients: float) -> int:
+    """DeepSpeed casts its partition's gradients to float32, ZeRO-3 by sub-groups; foreach AdamW copies them once."""
+    if strategy.sharding.startswith("zero"):
+        partition = trained / strategy.optimizer_shards
+        at_once = min(partition, DEEPSPEED_SUB_GROUP_ELEMENTS) if strategy.sharding == "zero3" else partition
+        return round(4 * at_once)
+    return round(gradients) if workload.optimizer == "adamw" else 0
+
+
+def _without_offloaded(states: States, strategy: Strategy) -> States:
+    """What stays on the GPU: with the optimizer its gradients and master weights go; `cpu` and `nvme` take weights too."""
+    if strategy.offload == "none":
+        return states
+    kept = replace(states, optimizer=0, master_copies=0, gradients=0, step_temporaries=0)
+    if strategy.offload == "optimizer-cpu" or strategy.sharding not in SHARDS_PARAMETERS:
+        return kept
+    return replace(kept, weights=0, adapters=0)
 
 
 def optimizer_bytes(optimizer: str, trained: int, size: float, shape: ModelShape) -> float:
@@ -89,9 +106,9 @@ def training_phases(
     workspace: int,
 ) -> tuple[Phase, ...]:
     states = training_states(shape, workload, weights, strategy)
-    held = _held(states, workspace)
-    gathered = _gathered(shape, workload, weights, strategy)
-    buckets = _buckets(shape, workload, strategy, states)
+    held = held_items(states, workspace)
+    whole = gathered(shape, workload, weights, strategy)
+    exchanged = buckets(shape, workload, strategy, states)
     saved = Item("activations saved", activations.saved, activations.saved_formula, activations.source)
     frozen = Item(
         "inputs of frozen units, kept", activations.frozen_units, "tokens x 2 x hidden x (layers - 2) B", FROZEN_SOURCE
@@ -103,17 +120,17 @@ def training_phases(
     step = Item("optimizer's temporaries", states.step_temporaries, "one copy of the gradients (foreach)")
     return (
         Phase("load", tuple(held[:1])),
-        Phase("forward end, loss", (*held, *carried, *buckets, *gathered[0], saved, loss)),
-        Phase("first layer backward", (*held, *carried, *buckets, *gathered[1], saved, frozen, layer)),
-        Phase("last layer backward", (*held, *buckets, *gathered[1], gradients, frozen, layer)),
-        Phase("optimizer step", (*held, *buckets, gradients, step)),
+        Phase("forward end, loss", (*held, *carried, *exchanged, *whole[0], saved, loss)),
+        Phase("first layer backward", (*held, *carried, *exchanged, *whole[1], saved, frozen, layer)),
+        Phase("last layer backward", (*held, *exchanged, *whole[1], gradients, frozen, layer)),
+        Phase("optimizer step", (*held, *exchanged, gradients, step)),
     )
 
 
 FROZEN_SOURCE = "torch FSDP1 _register_post_backward_reshard_only_hook: handles live to the end of the backward pass"
 
 
-def _held(states: States, workspace: int) -> list[Item]:
+def held_items(states: States, workspace: int) -> list[Item]:
     items = [Item("weights", states.weights, "parameters x bytes / shards")]
     if states.adapters:
         items.append(Item("adapters", states.adapters, f"{states.trained:,} trained parameters x bytes"))
@@ -124,7 +141,7 @@ def _held(states: States, workspace: int) -> list[Item]:
     return [item for item in items if item.bytes] or items
 
 
-def _gathered(
+def gathered(
     shape: ModelShape, workload: Workload, weights: WeightSizes, strategy: Strategy
 ) -> tuple[list[Item], list[Item]]:
     """Parameters that are whole for a moment: at the end of the forward pass, and in a layer's backward pass."""
@@ -154,13 +171,13 @@ def _gathered(
     if strategy.sharding == "zero3" and strategy.model_shards > 1:
         largest = max(one_layer, weights.embedding, weights.head)
         live = min(weights.total, round(DEEPSPEED_LIVE_ELEMENTS * size))
-        gathered = max(largest, min(live, round(DEEPSPEED_PREFETCH_ELEMENTS * size) + largest))
-        item = Item("parameters, whole", gathered, "largest unit + prefetch bucket (5e7 elements)", "DeepSpeed ZeRO-3")
+        live_bytes = max(largest, min(live, round(DEEPSPEED_PREFETCH_ELEMENTS * size) + largest))
+        item = Item("parameters, whole", live_bytes, "largest unit + prefetch bucket (5e7 elements)", "DeepSpeed ZeRO-3")
         return [item], [item]
     return [], []
 
 
-def _buckets(shape: ModelShape, workload: Workload, strategy: Strategy, states: States) -> list[Item]:
+def buckets(shape: ModelShape, workload: Workload, strategy: Strategy, states: States) -> list[Item]:
     """Buffers for the exchange of gradients."""
     if strategy.data_degree <= 1:
         return []
