@@ -62,7 +62,7 @@ def _trained(asked: Mapping[str, str], software: Software, *, autocast: bool) ->
     if asked["task"] not in ("full", "lora", "qlora"):
         raise NotCovered(f"task {asked['task']!r}")
     count = whole_number(asked, "n_gpus")
-    sharding = next((key for word, key in SHARDING if word in asked["parallelism"]), "none")
+    sharding: Sharding = next((key for word, key in SHARDING if word in asked["parallelism"]), "none")
     targets = tuple(re.findall(r"\w+_proj|\bw1\b|\bw2\b", asked["lora"].split(" on ")[-1]))
     rank = re.search(r"r=(\d+)", asked["lora"])
     workload = Workload(

@@ -14,6 +14,7 @@ from benchmarks.rows.conditions import (
     version_in,
     whole_number,
 )
+from clusterlm.model.shape import ModelShape
 from clusterlm.planning.serving import default_limits
 from clusterlm.planning.workload import Software, Workload
 from clusterlm.strategy import Strategy
@@ -37,7 +38,7 @@ def read_vllm(asked: Mapping[str, str]) -> Question:
     workload = Workload(
         task="generate",
         dtype=dtype_of(asked) if "float" in asked["dtype"] else "bfloat16",
-        quantise=STORED.get(asked["quantisation"]),
+        quantise=stored_scheme(asked, shape),
         kv_dtype="float8_e4m3fn" if "kv_cache_dtype fp8" in asked["notes"] else None,
         max_sequences=int(limits.get("max_num_seqs", sequences)),
         max_batched_tokens=int(limits.get("max_num_batched_tokens", tokens)),
@@ -46,6 +47,15 @@ def read_vllm(asked: Mapping[str, str]) -> Question:
     count = tensor * stages
     strategy = Strategy(gpus=count, gpus_per_node=count, tensor_degree=tensor, pipeline_degree=stages)
     return Question(shape, workload, strategy, gpu, lightest_gpu=stages > 1)
+
+
+def stored_scheme(asked: Mapping[str, str], shape: ModelShape) -> str | None:
+    text = asked["quantisation"]
+    if shape.quantisation or text in ("", "none"):
+        return None
+    if text not in STORED:
+        raise NotCovered(f"{text} checkpoint of {shape.name}, whose config.json does not say how it is stored")
+    return STORED[text]
 
 
 def vllm_version(asked: Mapping[str, str]) -> tuple[int, ...] | None:

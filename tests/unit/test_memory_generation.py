@@ -215,3 +215,25 @@ def test_a_middle_stage_of_a_pipeline_holds_neither_embedding_nor_sampler() -> N
     found = planned("meta-llama/Llama-3.1-8B-Instruct", Workload(software=VLLM_0_19), "h100-80", strategy)
     head = 128_256 * 4096 * 2
     assert found.allocated / GIB > 4.40 + head / GIB
+
+
+def test_matrices_that_do_not_fill_2_mib_blocks_cost_more_before_transformers_4_50() -> None:
+    # Qwen2-57B-A14B: an expert's matrix is 2560 x 3584 x 2 B = 17.5 MiB in a block of 18; 28 layers x 64 x 3 of them.
+    lost = 28 * 64 * 3 * MIB // 2
+    one_by_one, at_once = (
+        item_bytes(planned("Qwen/Qwen2-57B-A14B-Instruct", workload), "load", "allocator's rounding")
+        for workload in (Workload(software=Software(version=(4, 46))), Workload(software=Software(version=(4, 50))))
+    )
+    assert one_by_one >= lost
+    assert at_once == 0
+
+
+# QwenLM/Qwen3@7a2f61ffc7a2 docs/source/getting_started/speed_benchmark.md: AWQ in AutoAWQ 0.2.9, decoding.
+@pytest.mark.parametrize(("prompt", "published_gib"), [(1, 6.0322), (30720, 10.7432)])
+def test_autoawqs_fused_layers_each_keep_a_table_of_rotations(prompt: int, published_gib: float) -> None:
+    software = Software(engine="autoawq", version=(0, 2, 9))
+    workload = Workload(
+        dtype="float16", sequence_tokens=prompt, new_tokens=2048, quantise="awq-int4", software=software
+    )
+    (last,) = (phase for phase in planned("Qwen/Qwen3-8B", workload, "h20-96").phases if phase.name == "last token")
+    assert last.bytes / GIB == pytest.approx(published_gib, rel=0.02)

@@ -8,7 +8,13 @@ from __future__ import annotations
 from clusterlm.model.shape import Attention, Layer, ModelShape
 from clusterlm.planning.coefficients import AUTOAWQ, AutoAwq, at_version
 from clusterlm.planning.footprint import Item, Phase
-from clusterlm.planning.generation import Slice, cache_bytes_per_sequence, slice_weight_items, slices
+from clusterlm.planning.generation import (
+    Slice,
+    cache_bytes_per_sequence,
+    rounding_bytes,
+    slice_weight_items,
+    slices,
+)
 from clusterlm.planning.weights import SCHEMES, WeightSizes, linear_bytes
 from clusterlm.planning.workload import Workload
 
@@ -34,7 +40,12 @@ def _phases_of_slice(
     shape: ModelShape, workload: Workload, weights: WeightSizes, part: Slice, gpus: int, workspace: int
 ) -> tuple[Phase, ...]:
     law = at_version(AUTOAWQ, workload.software.version)
-    held = [*slice_weight_items(weights, part, shape), *_laid_out(shape, workload, law, part)]
+    rounding = round(rounding_bytes(shape, workload.dtype, SCHEMES["awq-int4"]) * part.share)
+    held = [
+        *slice_weight_items(weights, part, shape),
+        Item("allocator's rounding", rounding, "blocks of 2 MiB split only above 1 MiB"),
+        *_laid_out(shape, workload, law, part),
+    ]
     copies = Item("second copy of q, k, v", round(_qkv_bytes(shape) * part.share), "fuse_qkv concatenates", law.source)
     running = [*held, Item("cuBLAS workspace", workspace, "one per handle")]
     if gpus > 1:

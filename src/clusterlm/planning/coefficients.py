@@ -27,6 +27,8 @@ class Generation:
     """Copies of the key/value cache that live while one token is appended."""
     rotary_tables_per_layer: bool
     """Each layer keeps its own cosine and sine tables over the whole context."""
+    weights_in_one_block: bool
+    """Memory of all weights is taken at once before they are loaded, so that the allocator rounds none of them."""
     source: str
 
 
@@ -38,6 +40,7 @@ GENERATION: tuple[tuple[tuple[int, ...], Generation], ...] = (
             held_logit_bytes=4,
             cache_copies=2,
             rotary_tables_per_layer=True,
+            weights_in_one_block=False,
             source="transformers <= 4.44: lm_head over all positions then .float(); legacy tuple cache concatenated; "
             "Qwen2RotaryEmbedding(max_position_embeddings) in every attention module",
         ),
@@ -49,7 +52,19 @@ GENERATION: tuple[tuple[tuple[int, ...], Generation], ...] = (
             held_logit_bytes=0,
             cache_copies=1,
             rotary_tables_per_layer=False,
+            weights_in_one_block=False,
             source="transformers 4.45: num_logits_to_keep, DynamicCache kept as an object, one rotary embedding",
+        ),
+    ),
+    (
+        (4, 50),
+        Generation(
+            logit_bytes=0,
+            held_logit_bytes=0,
+            cache_copies=1,
+            rotary_tables_per_layer=False,
+            weights_in_one_block=True,
+            source="transformers 4.50, modeling_utils.py: caching_allocator_warmup",
         ),
     ),
 )

@@ -121,7 +121,7 @@ def _resting_items(
 ) -> list[Item]:
     """What stays from load to end: weights, how the allocator rounds them, tables, kernels' scratch."""
     scheme = scheme_of(shape, workload.quantise)
-    rounding = rounding_bytes(shape, workload.dtype, scheme)
+    rounding = 0 if law.weights_in_one_block else rounding_bytes(shape, workload.dtype, scheme)
     items = slice_weight_items(weights, part, shape)
     items.append(Item("allocator's rounding", round(rounding * part.share), "blocks of 2 MiB split only above 1 MiB"))
     if law.rotary_tables_per_layer:
