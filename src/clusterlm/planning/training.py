@@ -8,7 +8,7 @@ from clusterlm.model.shape import ModelShape
 from clusterlm.planning.activations import Activations
 from clusterlm.planning.adapters import trained_parameters
 from clusterlm.planning.footprint import Item, Phase
-from clusterlm.planning.weights import WeightSizes, element_bytes
+from clusterlm.planning.weights import WeightSizes, element_bytes, scheme_of
 from clusterlm.planning.workload import Workload
 from clusterlm.strategy import SHARDS_PARAMETERS, Strategy
 
@@ -55,7 +55,7 @@ def training_states(shape: ModelShape, workload: Workload, weights: WeightSizes,
     shared = 1 if not whole and strategy.sharding == "fsdp1" and workload.quantise else strategy.model_shards
     gradients = trained * size / strategy.gradient_shards
     states = States(
-        weights=round(base / strategy.model_shards),
+        weights=round((base + (strategy.model_shards - 1) * scale_bytes(shape, workload)) / strategy.model_shards),
         adapters=0 if whole else round(trained * size / shared),
         optimizer=round(optimizer / max(strategy.optimizer_shards if whole else shared, 1)),
         gradients=round(gradients),
@@ -64,6 +64,15 @@ def training_states(shape: ModelShape, workload: Workload, weights: WeightSizes,
         trained=trained,
     )
     return _without_offloaded(states, strategy)
+
+
+def scale_bytes(shape: ModelShape, workload: Workload) -> float:
+    """Scales and zero points of a quantised model: no parameters, so that every rank of FSDP keeps them whole."""
+    scheme = scheme_of(shape, workload.quantise)
+    if scheme is None:
+        return 0.0
+    packed = 0.5 if scheme.per_weight < 1 else 1.0
+    return shape.linear_weights * max(0.0, scheme.per_weight - packed)
 
 
 def _step_temporaries(workload: Workload, strategy: Strategy, trained: int, gradients: float) -> int:
@@ -76,7 +85,7 @@ def _step_temporaries(workload: Workload, strategy: Strategy, trained: int, grad
 
 
 def _without_offloaded(states: States, strategy: Strategy) -> States:
-    """What stays on the GPU: with the optimizer its gradients and master weights go; `cpu` and `nvme` take weights too."""
+    """What stays on the GPU: gradients and master weights go with the optimizer; `cpu` and `nvme` take weights too."""
     if strategy.offload == "none":
         return states
     kept = replace(states, optimizer=0, master_copies=0, gradients=0, step_temporaries=0)
@@ -172,7 +181,8 @@ def gathered(
         largest = max(one_layer, weights.embedding, weights.head)
         live = min(weights.total, round(DEEPSPEED_LIVE_ELEMENTS * size))
         live_bytes = max(largest, min(live, round(DEEPSPEED_PREFETCH_ELEMENTS * size) + largest))
-        item = Item("parameters, whole", live_bytes, "largest unit + prefetch bucket (5e7 elements)", "DeepSpeed ZeRO-3")
+        formula = "largest unit + prefetch bucket (5e7 elements)"
+        item = Item("parameters, whole", live_bytes, formula, "DeepSpeed ZeRO-3")
         return [item], [item]
     return [], []
 
