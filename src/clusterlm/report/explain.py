@@ -15,7 +15,7 @@ from clusterlm.planning.footprint import Item
 from clusterlm.planning.verdict import Verdict
 from clusterlm.planning.weights import element_bytes
 
-TOLERANCE = 0.005
+TOLERANCE = 0.0005
 """A formula with numbers is shown where it gives the item within this share: no word in it was misunderstood."""
 MOST_READINGS = 200
 
@@ -68,7 +68,7 @@ def with_numbers(item: Item, case: Case) -> str | None:
             text = re.sub(_whole(word), f"{round(value):,}" if value == round(value) else f"{value:g}", text)
         amount = evaluated(text)
         if amount is not None and text != item.formula and abs(amount - item.bytes) <= TOLERANCE * item.bytes:
-            return text
+            return re.sub(r"(?<=\d) (?=\d)", " x ", text)
     return None
 
 
@@ -104,6 +104,7 @@ def _values(case: Case) -> dict[str, list[float]]:
         "tensor degree": [strategy.tensor_degree],
         "rank": [workload.lora_rank],
         "context": [shape.context_tokens] if shape.context_tokens else [],
+        "one": [1],
         "rows": [workload.batch],
         "seen": [last, workload.sequence_tokens],
         **_matrix_widths(shape),
@@ -137,4 +138,6 @@ def _value(node: ast.expr) -> float:
         return node.value
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         return OPERATORS[type(node.op)](_value(node.left), _value(node.right))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand)
     raise ValueError("not arithmetic")

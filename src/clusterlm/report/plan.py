@@ -81,7 +81,8 @@ def model_line(shape: ModelShape) -> str:
 
 
 def parts_line(shape: ModelShape) -> str:
-    parts = (f"{name} {count / 1e9:.3g} B" for name, count in shape.parameters_by_part().items() if count > 5e5)
+    counts = {name: count / 1e6 for name, count in shape.parameters_by_part().items() if count}
+    parts = (f"{name} {count:,.{0 if count >= 10 else 2}f} M" for name, count in counts.items())
     tied = "; head tied to the embedding" if shape.tied else ""
     return ", ".join(parts) + tied
 
