@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from benchmarks.rows import cards, fsdp_qlora, generation, litgpt, serving, training
+from benchmarks.rows import cards, fsdp_qlora, generation, litgpt, serving, torchtitan, training
 from benchmarks.rows.conditions import NotCovered, Question, conditions, read_rows
 
-READERS = (*serving.READERS, *training.READERS, *litgpt.READERS, *fsdp_qlora.READERS, *cards.READERS, *generation.READERS)
+READERS = (
+    *serving.READERS,
+    *training.READERS,
+    *litgpt.READERS,
+    *fsdp_qlora.READERS,
+    *torchtitan.READERS,
+    *cards.READERS,
+    *generation.READERS,
+)
 
 
 def question(row: Mapping[str, str]) -> Question:

@@ -37,7 +37,7 @@ CONDITIONS = [
 """Columns that a prediction may read; of `notes`, which also hold measured values, only the words of NOTE_WORDS."""
 NOTE_WORDS = (
     r"framework=[\w-]+|decode-phase|pre-4\.45|chunked cross entropy|after model init|padding-free|grad_accum \d+"
-    r"|kv_cache_dtype \w+|longest sample|optimizer_in_bwd"
+    r"|kv_cache_dtype \w+|longest sample|optimizer_in_bwd|torch 2\.\d+"
 )
 
 
@@ -88,6 +88,7 @@ GPU_WORDS = {
     "A100": "a100-80",
     "A10G": "a10g",
     "A6000": "a6000",
+    "H100-96": "gh200-96",
     "H100": "h100-80",
     "H200": "h200",
     "H20": "h20-96",

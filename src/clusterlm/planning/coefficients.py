@@ -137,6 +137,22 @@ interface of transformers 4.48."""
 
 
 @dataclass(frozen=True)
+class TorchtitanLoss:
+    """Peak bytes of the loss for each token and vocabulary entry."""
+
+    per_vocabulary: float
+    per_vocabulary_compiled: float
+    chunks: int
+    source: str
+
+
+TORCHTITAN_LOSS: tuple[tuple[tuple[int, ...], TorchtitanLoss], ...] = (
+    ((0,), TorchtitanLoss(14, 14, 8, "torchtitan 2024: logits 2, float32 4, log-softmax 4, its gradient 4, eager")),
+    ((2, 7), TorchtitanLoss(14, 4, 8, "torchtitan 2025: the loss is compiled: logits and gradient, 2 each")),
+)
+
+
+@dataclass(frozen=True)
 class VllmProfile:
     """The law of vLLM's profile run, from 59 logs of one version and 5 of earlier ones."""
 

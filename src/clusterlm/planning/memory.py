@@ -13,6 +13,7 @@ from clusterlm.planning.litgpt_generation import litgpt_phases
 from clusterlm.planning.litgpt_training import litgpt_training_phases
 from clusterlm.planning.reserved import HOLES_GENERATION, nccl, reserved_high_bytes, unusable_bytes
 from clusterlm.planning.serving import serving_phases
+from clusterlm.planning.torchtitan import torchtitan_phases
 from clusterlm.planning.training import training_phases
 from clusterlm.planning.weights import scheme_of, weight_sizes
 from clusterlm.planning.workload import Workload
@@ -24,11 +25,11 @@ def footprint(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gp
     worst = max(per_gpu, key=lambda phases: max(phase.bytes for phase in phases))
     allocated = max(phase.bytes for phase in worst)
     context = Item("CUDA context", at_version(CUDA_CONTEXT, workload.software.torch))
-    holes = unusable_bytes(worst, strategy) if workload.trains else round(allocated * HOLES_GENERATION)
+    holes = unusable_bytes(worst, workload, strategy) if workload.trains else round(allocated * HOLES_GENERATION)
     return Footprint(
         phases=worst,
         reserved_low=allocated,
-        reserved_high=reserved_high_bytes(worst) if workload.trains else round(allocated * 1.1),
+        reserved_high=reserved_high_bytes(worst, workload),
         runtime=(context, *nccl(strategy)) if workload.trains else (context,),
         holes=holes,
         allocated_all_gpus=sum(max(phase.bytes for phase in phases) for phases in per_gpu),
@@ -45,6 +46,8 @@ def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gp
         workspace = cublas_bytes(gpu.compute_capability, handles=2)
         if workload.software.engine.startswith("litgpt"):
             return [litgpt_training_phases(shape, workload, weights, scheme, strategy, workspace)]
+        if workload.software.engine == "torchtitan":
+            return [torchtitan_phases(shape, workload, weights, strategy, workspace)]
         activations = activations_of(shape, workload, strategy)
         return [training_phases(shape, workload, weights, strategy, activations, workspace)]
     workspace = cublas_bytes(gpu.compute_capability, handles=1)
