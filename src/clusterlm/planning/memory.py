@@ -13,6 +13,7 @@ from clusterlm.planning.litgpt_generation import litgpt_phases
 from clusterlm.planning.litgpt_training import litgpt_training_phases
 from clusterlm.planning.reserved import HOLES_GENERATION, nccl, reserved_high_bytes, unusable_bytes
 from clusterlm.planning.serving import serving_phases
+from clusterlm.planning.stepwise import stepwise_generation_phases, stepwise_training_phases
 from clusterlm.planning.torchtitan import torchtitan_phases
 from clusterlm.planning.training import training_phases
 from clusterlm.planning.weights import scheme_of, weight_sizes
@@ -48,6 +49,11 @@ def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gp
             return [litgpt_training_phases(shape, workload, weights, scheme, strategy, workspace)]
         if workload.software.engine == "torchtitan":
             return [torchtitan_phases(shape, workload, weights, strategy, workspace)]
+        learned = (
+            stepwise_training_phases(shape, workload, strategy, scheme, workspace) if _is_learned(workload) else None
+        )
+        if learned:
+            return [learned]
         activations = activations_of(shape, workload, strategy)
         return [training_phases(shape, workload, weights, strategy, activations, workspace)]
     workspace = cublas_bytes(gpu.compute_capability, handles=1)
@@ -55,8 +61,17 @@ def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gp
         return autoawq_phases(shape, workload, weights, strategy.pipeline_degree, workspace)
     if workload.software.engine == "litgpt":
         return litgpt_phases(shape, workload, weights, scheme, workspace)
+    if _is_learned(workload) and strategy.pipeline_degree == 1:
+        steps = stepwise_generation_phases(shape, workload, weights, workspace)
+        if steps:
+            return [steps]
     law = at_version(GENERATION, workload.software.version)
     return generation_phases(shape, workload, weights, law, strategy.pipeline_degree, workspace)
+
+
+def _is_learned(workload: Workload) -> bool:
+    """The laws were read off transformers 5; what 4 keeps is in coefficients.py."""
+    return workload.software.engine == "transformers" and workload.software.version >= (5,)
 
 
 def activations_of(shape: ModelShape, workload: Workload, strategy: Strategy) -> Activations:

@@ -1,0 +1,232 @@
+"""The sizes that memory is linear in: of one layer, and of what stands around the layers, for one model and one step.
+
+Both sides use these names: worker/trace/learn.py, which reads the laws off traced steps of small models, and
+planning/laws.py, which evaluates them for a model of any size. A name is a product of its words: `tokens hidden`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from clusterlm.model.shape import Attention, Layer, Linear, ModelShape
+
+Sizes = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the sizes need to know of the step: rows of tokens at once, and how far they see back."""
+
+    rows: int
+    tokens_per_row: int
+    """In this forward pass: the sample, the prompt, or 1 while decoding."""
+    seen_tokens: int
+    """Of each row, with those of this pass: keys and values that attention reads."""
+    lora_rank: int = 0
+    prompt_tokens: int = 0
+    """Of each row, while decoding: their numbers stay."""
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.tokens_per_row
+
+
+def kind_of(layer: Layer) -> str:
+    """What sets layers of one model apart: how they mix, and how they feed forward."""
+    mixer = layer.mixer
+    if not isinstance(mixer, Attention):
+        mixing = mixer.kind
+    else:
+        mixing = "window" if mixer.window is not None else "full"
+    mlp = layer.feed_forward
+    return f"{mixing}, {'experts' if mlp.experts else 'dense' if mlp.intermediate_size else 'alone'}"
+
+
+def structure_of(shape: ModelShape) -> str:
+    """All that decides which operations run, and no size: two models with one structure obey one law."""
+    kinds = {kind_of(layer): layer for layer in shape.layers}
+    grouped = any(isinstance(one.mixer, Attention) and one.mixer.kv_heads < one.mixer.heads for one in shape.layers)
+    words = [text_architecture(shape), "tied" if shape.tied else "untied"]
+    words.append("grouped" if grouped else "one key per query")
+    words += [f"{name} {value}" for name, value in sorted(shape.traits.items())]
+    for kind, layer in sorted(kinds.items()):
+        linears = ", ".join(linear.name + ("+bias" if linear.bias else "") for linear in layer.linears)
+        words.append(f"{kind}: {linears}")
+    return "; ".join(words)
+
+
+TEXT_ARCHITECTURES = {
+    "gemma3": "gemma3_text",
+    "llama4": "llama4_text",
+    "mistral3": "mistral",
+    "kimi_vl": "deepseek_v3",
+    "kimi_k2": "deepseek_v3",
+    "qwen2_vl": "qwen2",
+    "qwen2_5_vl": "qwen2",
+    "qwen3_vl": "qwen3",
+    "qwen3_vl_moe": "qwen3_moe",
+}
+"""Models with eyes, by the text model in them: its layers are what a text step goes through."""
+
+
+def text_architecture(shape: ModelShape) -> str:
+    return TEXT_ARCHITECTURES.get(shape.architecture, shape.architecture)
+
+
+def layer_sizes(shape: ModelShape, layer: Layer, step: Step) -> Sizes:
+    """Everything that a layer's tensors may be as large as, in elements."""
+    sizes: Sizes = {"one": 1.0}
+    for width, elements in _widths(shape, layer):
+        sizes[f"tokens {width}"] = float(step.tokens * elements)
+    sizes |= _attention_sizes(layer, step)
+    for linear in layer.linears:
+        sizes[f"weights {linear.name}"] = float(linear.weights)
+        if step.lora_rank and linear.copies == 1:
+            sizes[f"adapter A {linear.name}"] = float(step.lora_rank * linear.inputs)
+            sizes[f"adapter B {linear.name}"] = float(step.lora_rank * linear.outputs)
+        if linear.bias:
+            sizes[f"vector {linear.name}"] = float(linear.parameters - linear.weights)
+    sizes["vector hidden"] = float(shape.hidden_size)
+    sizes["vector norms"] = float(layer.norm_parameters)
+    sizes["vector other"] = float(layer.other_parameters)
+    if step.lora_rank:
+        sizes["tokens rank"] = float(step.tokens * step.lora_rank)
+    return sizes
+
+
+def outside_sizes(shape: ModelShape, step: Step) -> Sizes:
+    """Embedding, masks, rotary tables, last norm, head and loss, and what lasts from the beginning."""
+    first = shape.layers[0]
+    head_size = first.mixer.head_size if isinstance(first.mixer, Attention) else 0
+    windows = [
+        layer.mixer.window for layer in shape.layers if isinstance(layer.mixer, Attention) and layer.mixer.window
+    ]
+    context = shape.context_tokens or 0
+    token_table = (shape.vocabulary_size * shape.hidden_size) if shape.embedding_parameters else 0
+    sizes: Sizes = {
+        "one": 1.0,
+        "tokens": float(step.tokens),
+        "tokens hidden": float(step.tokens * shape.hidden_size),
+        "tokens vocabulary": float(step.tokens * shape.vocabulary_size),
+        "rows vocabulary": float(step.rows * shape.vocabulary_size),
+        "rows hidden": float(step.rows * shape.hidden_size),
+        "rows": float(step.rows),
+        "positions": float(step.tokens_per_row),
+        "positions head": float(step.tokens_per_row * head_size),
+        "tokens head": float(step.tokens * head_size),
+        "mask": float(step.rows * step.tokens_per_row * step.seen_tokens),
+        "mask of one row": float(step.tokens_per_row * step.seen_tokens),
+        "seen": float(step.seen_tokens),
+        "rows prompt": float(step.rows * step.prompt_tokens),
+        "rank hidden": float(step.lora_rank * shape.hidden_size),
+        "rows seen": float(step.rows * step.seen_tokens),
+        "hidden": float(shape.hidden_size),
+        "head": float(head_size),
+        "vocabulary": float(shape.vocabulary_size),
+        "table": float(token_table),
+        "position table": float(shape.embedding_parameters - token_table),
+        "other parameters": float(shape.other_parameters),
+        **_cache_sizes(shape, step),
+        **_sums_over_layers(shape, step),
+        "layers": float(len(shape.layers)),
+        "layers head": float(len(shape.layers) * head_size),
+        "context": float(context),
+        "context head": float(context * head_size),
+        "layers context head": float(len(shape.layers) * context * head_size),
+        "layers context square": float(len(shape.layers) * context**2),
+        "context square": float(context**2),
+    }
+    if windows:
+        window = min(max(windows), step.seen_tokens)
+        sizes["rows window"] = float(step.rows * window)
+        sizes["window mask"] = float(step.rows * step.tokens_per_row * window)
+    return sizes
+
+
+def _sums_over_layers(shape: ModelShape, step: Step) -> Sizes:
+    """What autocast keeps until it ends: copies of the trained weights in the compute type."""
+    linears = [linear for layer in shape.layers for linear in layer.linears]
+    single = [linear for linear in linears if linear.copies == 1]
+    return {
+        "all weights": float(sum(linear.weights for linear in linears)),
+        "all single weights": float(sum(linear.weights for linear in single)),
+        "all biases": float(sum(linear.parameters - linear.weights for linear in linears)),
+        "all adapters": float(step.lora_rank * sum(linear.inputs + linear.outputs for linear in single)),
+    }
+
+
+def _cache_sizes(shape: ModelShape, step: Step) -> Sizes:
+    """Keys and values of all layers, and what they grow by with a token, where a window bounds them and where not."""
+    cache = token = bounded_token = states = 0
+    for layer in shape.layers:
+        if not isinstance(layer.mixer, Attention):
+            states += layer.mixer.state_elements
+            continue
+        elements, window = layer.mixer.cache_elements_per_token, layer.mixer.window
+        cache += elements * (step.seen_tokens if window is None else min(step.seen_tokens, window))
+        if window is None:
+            token += elements
+        else:
+            bounded_token += elements
+    return {
+        "rows cache": float(step.rows * cache),
+        "rows cache token": float(step.rows * token),
+        "rows bounded cache token": float(step.rows * bounded_token),
+        "rows states": float(step.rows * states),
+    }
+
+
+def _widths(shape: ModelShape, layer: Layer) -> Iterator[tuple[str, int]]:
+    """Elements for one token: hidden states, what each matrix reads and writes, heads, and the experts' share."""
+    yield "one", 1
+    yield "hidden", shape.hidden_size
+    mlp = layer.feed_forward
+    for linear in layer.linears:
+        yield from _linear_widths(linear, mlp.active_experts)
+    if isinstance(layer.mixer, Attention):
+        mixer = layer.mixer
+        yield "heads", mixer.heads
+        yield "head", mixer.head_size
+        yield "queries", mixer.heads * mixer.head_size
+        yield "keys", mixer.kv_heads * mixer.head_size
+        yield "values", mixer.kv_heads * mixer.value_size
+        yield "outputs", mixer.heads * mixer.value_size
+    else:
+        yield "state", layer.mixer.state_elements
+    if mlp.experts:
+        yield "experts", mlp.experts
+        yield "chosen", mlp.active_experts
+        yield "chosen hidden", mlp.active_experts * shape.hidden_size
+        yield "experts hidden", mlp.experts * shape.hidden_size
+
+
+def _linear_widths(linear: Linear, active: int) -> Iterator[tuple[str, int]]:
+    if linear.copies > 1:
+        yield f"chosen out {linear.name}", active * linear.outputs
+        yield f"chosen in {linear.name}", active * linear.inputs
+        yield f"experts out {linear.name}", linear.copies * linear.outputs
+        return
+    yield f"out {linear.name}", linear.outputs
+    yield f"in {linear.name}", linear.inputs
+
+
+def _attention_sizes(layer: Layer, step: Step) -> Sizes:
+    """Scores and masks where they are written out, and what the cache holds of this layer."""
+    if not isinstance(layer.mixer, Attention):
+        return {"rows state": float(step.rows * layer.mixer.state_elements)}
+    mixer = layer.mixer
+    seen = step.seen_tokens
+    kept = seen if mixer.window is None else min(seen, mixer.window)
+    return {
+        "scores": float(step.rows * mixer.heads * step.tokens_per_row * seen),
+        "mask": float(step.rows * step.tokens_per_row * seen),
+        "rows seen keys": float(step.rows * seen * mixer.kv_heads * mixer.head_size),
+        "rows seen values": float(step.rows * seen * mixer.kv_heads * mixer.value_size),
+        "rows seen queries": float(step.rows * seen * mixer.heads * mixer.head_size),
+        "rows seen outputs": float(step.rows * seen * mixer.heads * mixer.value_size),
+        "rows kept keys": float(step.rows * kept * mixer.kv_heads * mixer.head_size),
+        "rows kept values": float(step.rows * kept * mixer.kv_heads * mixer.value_size),
+        "positions": float(step.tokens_per_row),
+        "positions head": float(step.tokens_per_row * mixer.head_size),
+    }

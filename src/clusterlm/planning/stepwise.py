@@ -1,0 +1,143 @@
+"""Memory of the installed transformers: the learned laws walked through a step, states and cache beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from clusterlm.model.shape import Attention, ModelShape
+from clusterlm.planning.footprint import Item, Phase
+from clusterlm.planning.generation import cache_bytes_per_sequence, slice_weight_items, slices
+from clusterlm.planning.laws import Law, Moment, Setup, find_law, kept_formula, moments
+from clusterlm.planning.sizes import Step
+from clusterlm.planning.training import buckets, gathered, held_items, training_states
+from clusterlm.planning.weights import Scheme, WeightSizes, weight_sizes
+from clusterlm.planning.workload import Workload
+from clusterlm.strategy import Strategy
+
+LEARNED_METHODS = {"full": "full", "lora": "lora", "qlora": "lora"}
+UNPACKS = ("nf4", "nf4-dq", "int8", "bitsandbytes")
+"""bitsandbytes: a matrix is unpacked whole for each product."""
+
+
+def training_setup(shape: ModelShape, workload: Workload) -> Setup | None:
+    """None where no such step was learned."""
+    method = LEARNED_METHODS.get(workload.method)
+    if method is None or workload.attention == "eager" or workload.software.kernels != "plain":
+        return None
+    if workload.selective_checkpointing or workload.chunked_loss:
+        return None
+    dtype = "autocast" if workload.autocast else "float32" if workload.dtype == "float32" else "bfloat16"
+    mask = "window" if _passes_window(shape, workload.sequence_tokens) else "none"
+    return Setup("train", method, workload.checkpointing, dtype, mask)
+
+
+def generation_setup(shape: ModelShape, workload: Workload) -> Setup | None:
+    if workload.attention == "eager" or workload.kv_dtype or workload.cache_tokens:
+        return None
+    dtype = "float32" if workload.dtype == "float32" else "bfloat16"
+    passes = _passes_window(shape, workload.sequence_tokens)
+    mask = "padded" if workload.batch > 1 else "window" if passes else "none"
+    return Setup("generate", dtype=dtype, mask=mask)
+
+
+def _passes_window(shape: ModelShape, tokens: int) -> bool:
+    windows = [layer.mixer.window for layer in shape.layers if isinstance(layer.mixer, Attention)]
+    return any(window is not None and window < tokens for window in windows)
+
+
+def stepwise_training_phases(
+    shape: ModelShape, workload: Workload, strategy: Strategy, scheme: Scheme | None, workspace: int
+) -> tuple[Phase, ...] | None:
+    """None where nothing was learned of this architecture or this way to train it."""
+    setup = training_setup(shape, workload)
+    law = find_law(shape, setup) if setup else None
+    if setup is None or law is None:
+        return None
+    stored = replace(workload, dtype="float32") if setup.weights_in_float32 else workload
+    weights = weight_sizes(shape, stored.dtype, scheme)
+    states = training_states(shape, stored, weights, strategy)
+    computing = weight_sizes(shape, workload.dtype, scheme)
+    step = Step(workload.batch, workload.sequence_tokens, workload.sequence_tokens, _rank(workload))
+    found = list(moments(law, shape, step, ("forward", "backward")))
+    held = (*held_items(states, workspace), *buckets(shape, stored, strategy, states))
+    whole_forward, whole_backward = gathered(shape, workload, computing, strategy)
+    unpacked = _unpacked(shape, workload, computing)
+    ends = [one for one in found if one.phase == "forward"]
+    layers = [one for one in found if one.phase == "backward"]
+    shards, all_gradients = strategy.gradient_shards, states.gradients if workload.accumulation else None
+    gradients = Item("gradients", states.gradients, "trained parameters x bytes / shards")
+    temporaries = Item("optimizer's temporaries", states.step_temporaries, "one copy of the gradients (foreach)")
+    return (
+        Phase("load", held[:1]),
+        Phase("forward", (*held, *whole_forward, *_items(ends, law, shards, all_gradients), *unpacked)),
+        Phase("backward", (*held, *whole_backward, *_items(layers, law, shards, all_gradients), *unpacked)),
+        Phase("optimizer step", (*held, gradients, temporaries)),
+    )
+
+
+def _rank(workload: Workload) -> int:
+    return workload.lora_rank if LEARNED_METHODS.get(workload.method) == "lora" else 0
+
+
+def _items(found: Iterable[Moment], law: Law, shards: int, all_gradients: int | None) -> list[Item]:
+    """The highest of the moments, as items; `all_gradients`: they are there from the micro-batch before."""
+
+    def so_far(moment: Moment) -> float:
+        return moment.gradients / shards if all_gradients is None else float(all_gradients)
+
+    top = max(found, key=lambda moment: moment.kept + so_far(moment) + moment.working)
+    source = _source(law)
+    items = [
+        Item("activations kept", round(top.kept), kept_formula(law), source),
+        Item("gradients", round(so_far(top)), "trained parameters x bytes / shards, as far as they are there"),
+        Item(f"working memory: {top.place}", round(top.working), top.formula, source),
+    ]
+    return [item for item in items if item.bytes]
+
+
+def _source(law: Law) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in law.versions.items())
+    like = "" if law.exact else f", a model built alike ({law.example})"
+    return f"read off traced steps{like}: {versions}"
+
+
+def _unpacked(shape: ModelShape, workload: Workload, weights: WeightSizes) -> list[Item]:
+    stored = shape.quantisation.method if shape.quantisation else workload.quantise
+    if stored not in UNPACKS:
+        return []
+    return [Item("a matrix, unpacked", weights.largest_dequantised, "largest matrix x bytes", "bitsandbytes")]
+
+
+def stepwise_generation_phases(
+    shape: ModelShape, workload: Workload, weights: WeightSizes, workspace: int
+) -> tuple[Phase, ...] | None:
+    """On one GPU; None where nothing was learned of this architecture."""
+    setup = generation_setup(shape, workload)
+    law = find_law(shape, setup) if setup else None
+    if law is None:
+        return None
+    (whole,) = slices(len(shape.layers), 1)
+    stored = slice_weight_items(weights, whole, shape)
+    held = (*stored, Item("cuBLAS workspace", workspace, "one per handle"))
+    prompt, last = workload.sequence_tokens, workload.sequence_tokens + max(workload.new_tokens, 1) - 1
+    prefill = list(moments(law, shape, Step(workload.batch, prompt, prompt), ("prefill",)))
+    phases = [Phase("load", tuple(stored)), Phase("prefill", (*held, *_cached(prefill, law, shape, workload, prompt)))]
+    if workload.new_tokens > 1:
+        decode = list(moments(law, shape, Step(workload.batch, 1, last, 0, prompt), ("decode",)))
+        phases.append(Phase("last token", (*held, *_cached(decode, law, shape, workload, last))))
+    unpacked = _unpacked(shape, workload, weights)
+    return (phases[0], *(Phase(phase.name, (*phase.items, *unpacked)) for phase in phases[1:]))
+
+
+def _cached(found: list[Moment], law: Law, shape: ModelShape, workload: Workload, tokens: int) -> list[Item]:
+    """The cache by its own formula, and what the highest moment holds besides."""
+    top = max(found, key=lambda moment: moment.bytes)
+    cache = workload.batch * cache_bytes_per_sequence(shape, tokens, workload.dtype)
+    cache = min(cache, round(top.kept))
+    formula = "batch x layers x tokens x 2 x KV heads x head size x bytes"
+    rest = round(top.kept) - cache
+    return [
+        Item("KV cache", cache, formula),
+        Item(f"working memory: {top.place}", rest + round(top.working), top.formula, _source(law)),
+    ]
