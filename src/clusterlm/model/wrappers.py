@@ -115,7 +115,6 @@ WRAPPERS: dict[str, Wrapper] = {
     "gemma3": Wrapper("gemma3_text", vision.gemma3_vision, "siglip_vision_model"),
     "paligemma": Wrapper("gemma", vision.paligemma_vision, "siglip_vision_model"),
     "llava": Wrapper("llama", vision.llava_vision, "clip_vision_model", defaults=LLAVA),
-    "vipllava": Wrapper("llama", vision.llava_vision, "clip_vision_model", defaults=LLAVA),
     "llava_next": Wrapper("llama", vision.llava_next_vision, "clip_vision_model", defaults=LLAVA),
     "mistral3": Wrapper("mistral", vision.mistral3_vision, "pixtral", defaults={"spatial_merge_size": 2}),
     "idefics3": Wrapper("llama", vision.idefics3_vision, "siglip_vision_model", defaults={"scale_factor": 2}),
