@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from benchmarks.rows.conditions import (
     NotCovered,
@@ -15,8 +16,12 @@ from benchmarks.rows.conditions import (
     version_in,
     whole_number,
 )
+from clusterlm.planning.memory import footprint
 from clusterlm.planning.workload import Software, Workload
 from clusterlm.strategy import Strategy
+
+LONGEST_TOKENS = 4096
+"""fms-acceleration, scripts/benchmarks/defaults.yaml: max_seq_length."""
 
 
 def read_trainer(asked: Mapping[str, str]) -> Question:
@@ -38,9 +43,10 @@ def read_trainer(asked: Mapping[str, str]) -> Question:
         dtype=dtype_of(asked),
         autocast="mixed precision" in asked["dtype"],
         batch=whole_number(asked, "micro_batch"),
-        sequence_tokens=whole_number(asked, "seq_len"),
+        sequence_tokens=LONGEST_TOKENS if varies(asked) else whole_number(asked, "seq_len"),
         checkpointing="yes" in asked["grad_ckpt"],
         attention="flash",
+        accumulation=accumulates(asked),
         quantise=quantise,
         lora_rank=int(rank.group(1)) if rank else 16,
         lora_targets=targets or ("all-linear",),
@@ -49,7 +55,27 @@ def read_trainer(asked: Mapping[str, str]) -> Question:
     )
     sharded = "FSDP" in asked["parallelism"]
     strategy = Strategy(gpus=count, gpus_per_node=count, sharding="fsdp1" if sharded and count > 1 else "none")
-    return Question(shape_of(asked), workload, strategy, gpu_of(asked))
+    found = Question(shape_of(asked), workload, strategy, gpu_of(asked))
+    if varies(asked) and not same_at_any_length(found):
+        raise NotCovered("sequence length varies, and decides")
+    return found
+
+
+def accumulates(asked: Mapping[str, str]) -> bool:
+    found = re.search(r"grad_accum (\d+)", asked["notes"])
+    return found is not None and int(found.group(1)) > 1
+
+
+def varies(asked: Mapping[str, str]) -> bool:
+    return asked["seq_len"].startswith("variable")
+
+
+def same_at_any_length(asked: Question) -> bool:
+    """Whether one token and the cap come to the same within 5 %: the optimizer step decides."""
+    lengths = (1, LONGEST_TOKENS)
+    works = [replace(asked.workload, sequence_tokens=length) for length in lengths]
+    low, high = (footprint(asked.shape, work, asked.strategy, asked.gpu).allocated for work in works)
+    return high <= 1.05 * low
 
 
 def is_trainer(asked: Mapping[str, str]) -> bool:

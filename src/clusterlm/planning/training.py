@@ -125,7 +125,7 @@ def training_phases(
     loss = Item("head and loss", activations.loss, activations.loss_formula, activations.source)
     layer = Item("one layer's backward", activations.layer, activations.layer_formula, activations.source)
     gradients = Item("gradients", states.gradients, "trained parameters x bytes / shards")
-    carried = [gradients] if workload.accumulation else []
+    carried = [_carried(workload, strategy, states, gradients)] if workload.accumulation else []
     step = Item("optimizer's temporaries", states.step_temporaries, "one copy of the gradients (foreach)")
     return (
         Phase("load", tuple(held[:1])),
@@ -134,6 +134,13 @@ def training_phases(
         Phase("last layer backward", (*held, *exchanged, *whole[1], gradients, frozen, layer)),
         Phase("optimizer step", (*held, *exchanged, gradients, step)),
     )
+
+
+def _carried(workload: Workload, strategy: Strategy, states: States, gradients: Item) -> Item:
+    """Gradients of earlier micro-batches: FSDP1's `no_sync` keeps them whole until the last one reduces them."""
+    if strategy.sharding == "fsdp1" and strategy.model_shards > 1 and workload.method == "full":
+        return Item("gradients, whole", states.gradients * strategy.gradient_shards, "no_sync", "torch FSDP no_sync")
+    return gradients
 
 
 FROZEN_SOURCE = "torch FSDP1 _register_post_backward_reshard_only_hook: handles live to the end of the backward pass"
