@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ def shape_from_config(config: Mapping[str, Any], name: str) -> ModelShape:
         raise values.error("config.json lacks model_type")
     try:
         return with_quantisation(_shape(values, model_type), values)
-    except (IndexError, TypeError, ZeroDivisionError) as problem:
+    except (AttributeError, IndexError, TypeError, ValueError, ZeroDivisionError, re.error) as problem:
         # A file edited by hand can contradict itself in more ways than sanity.py names.
         raise values.error(f"config.json contradicts itself ({problem})") from problem
 
