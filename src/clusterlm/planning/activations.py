@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clusterlm.model.shape import Attention, FeedForward, Layer, ModelShape
 from clusterlm.planning.coefficients import (
@@ -12,6 +12,8 @@ from clusterlm.planning.coefficients import (
     OWN_TYPE_LOSS_UNTIL,
     REPEATS_KEYS_FLASH,
     REPEATS_KEYS_UNTIL,
+    SOFTCAP_BYTES,
+    SOFTCAPPED_LOGITS,
     CrossEntropy,
     at_version,
 )
@@ -46,7 +48,8 @@ class Widths:
     keys: int
     intermediate: int
     """Summed over the experts that a token passes through."""
-    one_intermediate: int
+    moving_intermediate: float
+    """Of the expert that is walked back: twice its mean share of a token, for want of balance; all of a dense MLP."""
     gated: bool
     active_experts: int
 
@@ -60,10 +63,16 @@ def widths(shape: ModelShape, layer: Layer) -> Widths:
         queries=queries,
         keys=keys,
         intermediate=mlp_width(mlp),
-        one_intermediate=mlp.expert_size if mlp.experts else mlp.intermediate_size,
+        moving_intermediate=_moving(mlp),
         gated=mlp.gated,
         active_experts=mlp.active_experts,
     )
+
+
+def _moving(mlp: FeedForward) -> float:
+    if not mlp.experts:
+        return float(mlp.intermediate_size)
+    return max(mlp.expert_size * min(1.0, 2 * mlp.active_experts / mlp.experts), float(mlp.shared_size))
 
 
 def mlp_width(mlp: FeedForward) -> int:
@@ -102,7 +111,10 @@ def cross_entropy(shape: ModelShape, workload: Workload) -> CrossEntropy:
         and software.kernels != "fused-loss"
     ):
         return OWN_TYPE_CROSS_ENTROPY[(software.kernels, workload.autocast)]
-    return at_version(CROSS_ENTROPY[("transformers", software.kernels)], software.version)
+    entropy = at_version(CROSS_ENTROPY[("transformers", software.kernels)], software.version)
+    if shape.architecture in SOFTCAPPED_LOGITS and software.kernels != "fused-loss":
+        return replace(entropy, per_vocabulary=entropy.per_vocabulary + SOFTCAP_BYTES)
+    return entropy
 
 
 def repeats_keys(shape: ModelShape, workload: Workload) -> bool:
@@ -115,7 +127,9 @@ def repeats_keys(shape: ModelShape, workload: Workload) -> bool:
 def _recomputed_layer(width: Widths, workload: Workload, size: float, repeats: bool) -> float:
     """Bytes per token of one layer recomputed and walked back: a gated MLP holds 4 widths and needs 2.5 more."""
     saved_mlp, moving_mlp = (4.0, 2.5) if width.gated else (2.0, 2.0)
-    per_token = 8 * width.hidden + 3 * width.keys + saved_mlp * width.intermediate + moving_mlp * width.one_intermediate
+    per_token = (
+        8 * width.hidden + 3 * width.keys + saved_mlp * width.intermediate + moving_mlp * width.moving_intermediate
+    )
     per_token += 2 * width.active_experts * width.hidden
     if repeats:
         per_token += 2 * (width.queries - width.keys)

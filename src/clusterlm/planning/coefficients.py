@@ -130,6 +130,10 @@ OWN_TYPE_CROSS_ENTROPY: dict[tuple[str, bool], CrossEntropy] = {
 """By kernels, and whether autocast is on. Multiples of the vocabulary from modeling_gpt_bigcode.py; those of hidden
 from one slope of fms-acceleration's santacoder runs."""
 
+SOFTCAPPED_LOGITS = ("gemma2",)
+SOFTCAP_BYTES = 2
+"""Per token and vocabulary entry: final_logit_softcapping keeps tanh's output for the backward pass."""
+
 REPEATS_KEYS_FLASH = ("mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "starcoder2")
 REPEATS_KEYS_UNTIL = (4, 48)
 """Architectures that repeat keys and values for all heads before flash attention, until the common attention
