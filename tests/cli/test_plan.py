@@ -172,10 +172,10 @@ def test_a_mixture_shows_its_active_parameters() -> None:
 
 
 def test_explain_puts_numbers_into_the_formulas_and_names_the_sources() -> None:
-    said = text("meta-llama/Llama-3.1-8B", "--gpu", "a100-80", "--method", "lora", "--micro-batch", 4, "--explain")
-    # Checkpoints of 32 layers: 4 x 2,048 tokens x 4,096 x 2 B.
-    assert "8,192 x 32 x 4,096 x 2 B" in said
-    assert f"{8192 * 32 * 4096 * 2:,} B" in said
+    said = text("meta-llama/Llama-3.1-8B", "--gpu", "a100-80", "--batch", 16, "--sequence-length", 4096, "--explain")
+    # 32 layers x 2 x 8 KV heads x 128 x 2 B: 128 KiB a token; 16 x 4,096 tokens of prompt: 8 GiB.
+    assert "16 x 32 x 4,096 x 2 x 8 x 128 x 2" in said
+    assert f"KV cache = {8 * GIB:,} B" in said
     assert "source: CSC guide" in said
 
 
@@ -307,3 +307,15 @@ def test_the_trace_counts_an_architecture_that_the_table_lacks(tmp_path: Path) -
     layer = 4 * (64 * 64 + 64) + 2 * 64 * 128 + 128 + 64 + 2 * 2 * 64
     assert traced["parameters"] in (500 * 64 + 500 + 2 * layer + 2 * 64, 2 * 500 * 64 + 500 + 2 * layer + 2 * 64)
     assert traced["peak_bytes"] > traced["static_bytes"]
+
+
+# ---------------------------------------------------------------------------------------------------- the documents
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "plan.md"
+SHOWN = re.findall(r"^\$ clusterlm plan (.*)\n(\w+)", GUIDE.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "verdict"), SHOWN, ids=[command for command, _ in SHOWN])
+def test_the_guides_examples_still_end_as_shown(command: str, verdict: str) -> None:
+    """Fits or Does (not fit); the numbers beside move with the memory model."""
+    arguments = [argument for argument in shlex.split(command) if argument != "--trace"]
+    assert text(*arguments, status=0 if verdict == "Fits" else DOES_NOT_FIT).startswith(verdict)

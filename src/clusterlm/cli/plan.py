@@ -94,7 +94,7 @@ def plan(
             return
     else:
         shape = find_shape(model)
-    verdict = judge(settle(shape, card, wishes))
+    verdict = judge(settle(shape, card, wishes), wishes)
     if as_json:
         _print_json(verdict, traced)
     else:

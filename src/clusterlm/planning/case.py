@@ -33,6 +33,16 @@ class Case:
     def global_batch(self) -> int:
         return self.workload.batch * self.strategy.data_degree * self.accumulation_steps
 
+    @property
+    def weights_dtype(self) -> str:
+        return "float32" if self.workload.autocast and self.workload.method == "full" else self.workload.dtype
+
+    @property
+    def compute_dtype(self) -> str:
+        """What matrices are multiplied in: under autocast 16 bits, whatever the weights are."""
+        half = "bfloat16" if self.gpu.bfloat16 else "float16"
+        return half if self.workload.autocast and self.workload.dtype == "float32" else self.workload.dtype
+
     def on_gpu(self) -> Footprint:
         """What one GPU holds; host, disk and network left out."""
         found = footprint(self.shape, self.workload, self.strategy, self.gpu)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from clusterlm.errors import ClusterlmError
 from clusterlm.planning.case import Case
-from clusterlm.planning.refusals import QUANTISED_WHILE_LOADING, refuse
+from clusterlm.planning.refusals import QUANTISED_WHILE_LOADING
 from clusterlm.planning.room import available_bytes, fits
+from clusterlm.planning.settle import settle
+from clusterlm.planning.wishes import Wishes, flag
 from clusterlm.strategy import SHARDS_PARAMETERS
 
 MOST_CHANGES = 4
@@ -19,12 +22,19 @@ SHORTEST_SEQUENCE = 256
 
 @dataclass(frozen=True)
 class Change:
-    """`flags` turn the command that was given into one that fits."""
+    """`wishes` are what else is to be asked for; `flags` add them to the command that was given."""
 
     words: str
-    flags: str
+    wishes: dict[str, Any]
     case: Case
     needed: int
+
+    @property
+    def flags(self) -> str:
+        parts = []
+        for name, value in self.wishes.items():
+            parts.append(flag(name) if value is True else f"{flag(name)} {value}")
+        return " ".join(parts)
 
     @property
     def margin(self) -> int:
@@ -34,131 +44,120 @@ class Change:
 @dataclass(frozen=True)
 class Trial:
     words: str
-    flags: str
-    case: Case
+    wishes: dict[str, Any]
 
 
-def helping_changes(case: Case) -> tuple[Change, ...]:
+def helping_changes(case: Case, wishes: Wishes) -> tuple[Change, ...]:
     """Each alone; where hardly any does, together with what needs no further GPU."""
-    found = list(_that_fit(_trials(case)))
+    found = list(_that_fit(case, wishes, _trials(case, wishes)))
     smallest = _smallest(case)
-    if len(found) < 2 and smallest.case != case:
-        together = [_both(smallest, trial) for trial in _trials(smallest.case)]
-        found += list(_that_fit(iter(together)))
+    small = _settled(case, replace(wishes, **smallest.wishes))
+    if len(found) < 2 and small is not None and small != case:
+        together = [
+            Trial(f"{trial.words}, with {smallest.words}", {**smallest.wishes, **trial.wishes})
+            for trial in _trials(small, replace(wishes, **smallest.wishes))
+        ]
+        found += _that_fit(case, wishes, iter([smallest, *together]))
     return tuple(found[:MOST_CHANGES])
 
 
-def _that_fit(trials: Iterator[Trial]) -> Iterator[Change]:
+def _that_fit(case: Case, wishes: Wishes, trials: Iterator[Trial]) -> Iterator[Change]:
     for trial in trials:
-        if possible(trial.case) and fits(trial.case):
-            yield Change(trial.words, trial.flags, trial.case, trial.case.on_gpu().needed)
+        tried = _settled(case, replace(wishes, **trial.wishes))
+        if tried is not None and fits(tried):
+            yield Change(trial.words, trial.wishes, tried, tried.on_gpu().needed)
 
 
-def possible(case: Case) -> bool:
+def _settled(case: Case, wishes: Wishes) -> Case | None:
+    """None where no such run is possible."""
     try:
-        refuse(case)
+        return settle(case.shape, case.gpu, wishes)
     except ClusterlmError:
-        return False
-    return True
+        return None
 
 
-def _both(first: Trial, second: Trial) -> Trial:
-    return Trial(f"{second.words}, with {first.words}", f"{first.flags} {second.flags}", second.case)
+def _trials(case: Case, wishes: Wishes) -> Iterator[Trial]:
+    yield from _training_trials(case, wishes) if case.workload.trains else _generation_trials(case)
+    yield from _more_gpus(case, wishes)
+    yield from _shorter(case, wishes)
 
 
-def _trials(case: Case) -> Iterator[Trial]:
-    if case.workload.trains:
-        yield from _training_trials(case)
-    else:
-        yield from _generation_trials(case)
-    yield from _more_gpus(case)
-    yield from _shorter(case)
-
-
-def _training_trials(case: Case) -> Iterator[Trial]:
+def _training_trials(case: Case, wishes: Wishes) -> Iterator[Trial]:
     workload, strategy = case.workload, case.strategy
     if not workload.checkpointing:
-        yield Trial("gradient checkpointing", "--gradient-checkpointing", _with(case, checkpointing=True))
+        yield Trial("gradient checkpointing", {"gradient_checkpointing": True})
     if smaller := _fitting_batch(case):
-        flags = f"--micro-batch {smaller.workload.batch} --batch {smaller.global_batch}"
-        steps = f", {smaller.accumulation_steps} of them a step" if smaller.accumulation_steps > 1 else ""
-        yield Trial(f"micro-batch {smaller.workload.batch}{steps}", flags, smaller)
-    if strategy.gpus > 1 and strategy.sharding not in SHARDS_PARAMETERS:
-        sharded = replace(strategy, sharding="fsdp2", offload="none")
-        yield Trial("sharding by FSDP", "--strategy fsdp", replace(case, strategy=sharded))
+        count, steps = smaller.workload.batch, smaller.accumulation_steps
+        words = f"micro-batch {count}, {steps} of them a step" if steps > 1 else f"micro-batch {count}"
+        yield Trial(words, {"micro_batch": count, "batch": smaller.global_batch})
+    if strategy.gpus > 1 and strategy.sharding not in SHARDS_PARAMETERS and not wishes.offload:
+        yield Trial("sharding by FSDP", {"strategy": "fsdp"})
     if workload.method == "full":
-        if workload.optimizer.startswith("adamw") and workload.optimizer != "adamw-8bit":
-            yield Trial("AdamW in 8 bits", "--optimizer adamw-8bit", _with(case, optimizer="adamw-8bit"))
-        frozen = {"autocast": True}
-        yield Trial("LoRA", "--method lora", _with(case, method="lora", **frozen))
+        if workload.optimizer in ("adamw", "adamw-fused"):
+            yield Trial("AdamW in 8 bits", {"optimizer": "adamw-8bit"})
+        yield Trial("LoRA", {"method": "lora"})
     if workload.method in ("full", "lora") and not case.shape.quantisation:
-        quantised = _with(case, method="qlora", quantise="nf4", autocast=True)
-        yield Trial("QLoRA (4-bit weights)", "--method qlora", quantised)
+        yield Trial("QLoRA (4-bit weights)", {"method": "qlora"})
 
 
 def _generation_trials(case: Case) -> Iterator[Trial]:
     workload = case.workload
     if workload.attention == "eager":
-        yield Trial("fused attention", "--attention sdpa", _with(case, attention="sdpa"))
+        yield Trial("fused attention", {"attention": "sdpa"})
     if smaller := _fitting_batch(case):
-        yield Trial(f"batch {smaller.workload.batch}", f"--batch {smaller.workload.batch}", smaller)
+        yield Trial(f"batch {smaller.workload.batch}", {"batch": smaller.workload.batch})
     if workload.quantise is None and case.shape.quantisation is None:
         eight_bits = QUANTISED_WHILE_LOADING[workload.software.engine][0]
-        for scheme, words in ((eight_bits, "weights in 8 bits"), ("nf4", "weights in 4 bits")):
-            yield Trial(words, f"--quantize {scheme}", _with(case, quantise=scheme))
+        yield Trial("weights in 8 bits", {"quantize": eight_bits})
+        yield Trial("weights in 4 bits", {"quantize": "nf4"})
 
 
-def _more_gpus(case: Case) -> Iterator[Trial]:
+def _more_gpus(case: Case, wishes: Wishes) -> Iterator[Trial]:
     """The smallest power of two that fits, cut as the engine usually does."""
     strategy = case.strategy
+    name: str
+    if case.workload.trains:
+        name = "zero3" if strategy.sharding == "zero3" else "fsdp"
+    else:
+        name = "tensor" if case.workload.software.engine == "vllm" else "pipeline"
     count = 1 << strategy.gpus.bit_length()
     while count <= MOST_GPUS:
-        larger = replace(strategy, gpus=count)
-        if case.workload.trains:
-            sharding = strategy.sharding if strategy.sharding in SHARDS_PARAMETERS else "fsdp2"
-            larger = replace(larger, sharding=sharding)
-            name: str = "fsdp" if sharding == "fsdp2" else sharding
-        elif case.workload.software.engine == "vllm":
-            larger, name = replace(larger, tensor_degree=count), "tensor"
-        else:
-            larger, name = replace(larger, pipeline_degree=count), "pipeline"
-        more = replace(case, strategy=larger)
-        if possible(more) and fits(more):
-            where = "" if larger.nodes == 1 else f" on {larger.nodes} nodes of {larger.gpus_per_node}"
-            yield Trial(f"{count} GPUs{where}", f"--gpus {count} --strategy {name}", more)
+        asked: dict[str, Any] = {"gpus": count, "strategy": name}
+        more = _settled(case, replace(wishes, **asked))
+        if more is not None and fits(more):
+            nodes, per_node = more.strategy.nodes, more.strategy.gpus_per_node
+            where = "" if nodes == 1 else f" on {nodes} nodes of {per_node}"
+            yield Trial(f"{count} GPUs{where}", asked)
             return
         count *= 2
 
 
-def _shorter(case: Case) -> Iterator[Trial]:
+def _shorter(case: Case, wishes: Wishes) -> Iterator[Trial]:
     length = case.workload.sequence_tokens // 2
     while length >= SHORTEST_SEQUENCE:
-        shorter = _with(case, sequence_tokens=length)
-        if fits(shorter):
-            yield Trial(f"sequences of {length:,} tokens", f"--sequence-length {length}", shorter)
+        if fits(_with(case, sequence_tokens=length)):
+            yield Trial(f"sequences of {length:,} tokens", {"sequence_length": length})
             return
         length //= 2
 
 
 def _smallest(case: Case) -> Trial:
     """Micro-batch 1 with checkpointing, or one sequence and 4-bit weights: what costs no further GPU."""
-    if not case.workload.trains:
-        small = _with(case, batch=1, quantise=case.workload.quantise or (None if case.shape.quantisation else "nf4"))
-        flags = "--batch 1" + ("" if small.workload.quantise == case.workload.quantise else " --quantize nf4")
-        return Trial("batch 1" if "nf4" not in flags else "batch 1 and 4-bit weights", flags, small)
-    steps = case.accumulation_steps * case.workload.batch
-    small = replace(_with(case, batch=1, checkpointing=True, accumulation=steps > 1), accumulation_steps=steps)
-    words = "micro-batch 1" + ("" if case.workload.checkpointing else " and gradient checkpointing")
-    flags = f"--micro-batch 1 --batch {small.global_batch} --gradient-checkpointing"
-    return Trial(words, flags, small)
+    workload = case.workload
+    if workload.trains:
+        words = "micro-batch 1" if workload.checkpointing else "micro-batch 1 and gradient checkpointing"
+        asked = {"micro_batch": 1, "batch": case.global_batch, "gradient_checkpointing": True}
+        return Trial(words, asked)
+    if workload.quantise or case.shape.quantisation:
+        return Trial("batch 1", {"batch": 1})
+    return Trial("batch 1 and 4-bit weights", {"batch": 1, "quantize": "nf4"})
 
 
 def _fitting_batch(case: Case) -> Case | None:
     """The same global batch in the largest micro-batches that fit; generation has no global batch to keep."""
     whole = case.workload.batch * case.accumulation_steps
     divides = [n for n in range(case.workload.batch - 1, 0, -1) if not case.workload.trains or whole % n == 0]
-    candidates = [_with_batch(case, n, whole) for n in divides]
-    return _first_that_fits(candidates)
+    return _first_that_fits([_with_batch(case, n, whole) for n in divides])
 
 
 def _with_batch(case: Case, batch: int, whole: int) -> Case:
@@ -193,5 +192,5 @@ def _largest(fits_at: Callable[[int], bool], known: int) -> int:
     return good
 
 
-def _with(case: Case, **settings: object) -> Case:
-    return replace(case, workload=replace(case.workload, **settings))  # type: ignore[arg-type]
+def _with(case: Case, **settings: Any) -> Case:
+    return replace(case, workload=replace(case.workload, **settings))

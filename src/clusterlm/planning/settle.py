@@ -35,7 +35,7 @@ def settle(shape: ModelShape, gpu: Gpu, wishes: Wishes) -> Case:
     steps = accumulation_steps(wishes, strategy)
     case = Case(
         shape=shape,
-        workload=settle_workload(shape, gpu, wishes, accumulates=steps > 1),
+        workload=settle_workload(shape, gpu, wishes, strategy, accumulates=steps > 1),
         strategy=strategy,
         gpu=gpu,
         accumulation_steps=steps,
@@ -46,11 +46,11 @@ def settle(shape: ModelShape, gpu: Gpu, wishes: Wishes) -> Case:
     return case
 
 
-def settle_workload(shape: ModelShape, gpu: Gpu, wishes: Wishes, *, accumulates: bool) -> Workload:
+def settle_workload(shape: ModelShape, gpu: Gpu, wishes: Wishes, strategy: Strategy, *, accumulates: bool) -> Workload:
     task = wishes.asked_task
     trains = task == "train"
     method = wishes.method or "full"
-    precision = settle_precision(shape, gpu, wishes)
+    precision = settle_precision(shape, gpu, wishes, strategy.sharding)
     context = shape.context_tokens
     sequence = wishes.sequence_length or (min(SEQUENCE_TOKENS, context) if context else SEQUENCE_TOKENS)
     new_tokens = (wishes.new_tokens or NEW_TOKENS) if task == "generate" else 0
@@ -80,20 +80,25 @@ def settle_workload(shape: ModelShape, gpu: Gpu, wishes: Wishes, *, accumulates:
     )
 
 
-def settle_precision(shape: ModelShape, gpu: Gpu, wishes: Wishes) -> Precision:
+def settle_precision(shape: ModelShape, gpu: Gpu, wishes: Wishes, sharding: str) -> Precision:
     """auto: the checkpoint's own type; full fine-tuning has float32 weights and computes in 16 bits, as TRL does."""
     asked = wishes.dtype or "auto"
     half = "bfloat16" if gpu.bfloat16 else "float16"
-    trains_fully = wishes.asked_task == "train" and (wishes.method or "full") == "full"
+    trains = wishes.asked_task == "train"
+    fully = trains and (wishes.method or "full") == "full"
     if asked == "auto":
-        stored = shape.dtype if shape.dtype in BYTES_PER_ELEMENT and BYTES_PER_ELEMENT[shape.dtype] >= 2 else half
-        dtype = half if trains_fully or stored == "bfloat16" else stored
+        stored = shape.dtype if BYTES_PER_ELEMENT.get(shape.dtype, 0) >= 2 else half
+        dtype = half if fully or stored == "bfloat16" else stored
     else:
         dtype = asked
-    if wishes.asked_task != "train":
+    if not trains or sharding.startswith("zero"):
+        # DeepSpeed holds weights in 16 bits and their float32 copies itself, without autocast.
         return Precision(dtype, autocast=False)
-    usual = asked == "auto" if trains_fully else dtype != "float32"
-    return Precision(dtype, autocast=usual if wishes.autocast is None else wishes.autocast)
+    usual = asked == "auto" if fully else dtype != "float32"
+    autocast = usual if wishes.autocast is None else wishes.autocast
+    # FSDP's own mixed precision names the type to compute in; elsewhere the weights simply are float32.
+    in_float32 = fully and autocast and not sharding.startswith("fsdp")
+    return Precision("float32" if in_float32 else dtype, autocast)
 
 
 def settle_strategy(wishes: Wishes) -> Strategy:

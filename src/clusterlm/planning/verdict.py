@@ -9,6 +9,7 @@ from clusterlm.planning.changes import Change, helping_changes, largest_batch
 from clusterlm.planning.footprint import Footprint
 from clusterlm.planning.refusals import cautions
 from clusterlm.planning.room import available_bytes
+from clusterlm.planning.wishes import Wishes
 
 PREDICTION_ERROR = 0.05
 """What the memory model promises (docs/concepts/memory.md)."""
@@ -37,7 +38,8 @@ class Verdict:
         return self.available - self.footprint.needed
 
 
-def judge(case: Case) -> Verdict:
+def judge(case: Case, wishes: Wishes) -> Verdict:
+    """`wishes` are those that `case` was settled from: the changes are found by settling others."""
     found = case.footprint()
     available = available_bytes(case)
     fits = found.needed <= available
@@ -46,7 +48,7 @@ def judge(case: Case) -> Verdict:
         footprint=found,
         fits=fits,
         tight=fits and found.needed * (1 + PREDICTION_ERROR) > available,
-        changes=() if fits else helping_changes(case),
+        changes=() if fits else helping_changes(case, wishes),
         largest_batch=largest_batch(case) if fits else None,
         cautions=(*found.warnings, *cautions(case)),
     )

@@ -121,9 +121,8 @@ def _task(case: Case) -> str:
 def _computed(case: Case) -> str:
     workload, shape = case.workload, case.shape
     stored = shape.quantisation
-    words = [workload.dtype]
-    if workload.autocast:
-        words = [f"{workload.dtype} by autocast over float32 weights" if workload.method == "full" else words[0]]
+    mixed = case.compute_dtype != case.weights_dtype
+    words = [f"{case.compute_dtype} over {case.weights_dtype} weights" if mixed else case.weights_dtype]
     if workload.quantise or stored:
         words.append(f"weights in {workload.quantise or (stored.method if stored else '')}")
     if workload.trains:

@@ -79,7 +79,8 @@ def _workload(case: Case) -> dict[str, Any]:
     common = {
         "task": workload.task,
         "engine": workload.software.engine,
-        "dtype": workload.dtype,
+        "dtype": case.compute_dtype,
+        "weights_dtype": case.weights_dtype,
         "quantize": workload.quantise,
         "batch": workload.batch,
         "sequence_tokens": workload.sequence_tokens,
