@@ -49,9 +49,12 @@ def litgpt_training_phases(
     logits = Item("logits", HELD_LOGITS_BYTES * workload.tokens * shape.vocabulary_size, "tokens x 4 x vocabulary B")
     moving = Item("one layer's backward", _moving_bytes(shape, workload), "tokens x 4 x intermediate B")
     unpacked = _of_quantised(shape, workload, scheme)
+    table = shape.embedding_parameters * ELEMENT_BYTES if workload.method == "full" else 0
+    new = Item("new gradient of the embedding", table, "vocabulary x hidden x 2 B, before it is added")
     return (
         Phase("forward end, loss", (*held, gradients, saved, loss, *unpacked)),
         Phase("first layer backward", (*held, gradients, saved, logits, moving)),
+        Phase("backward end", (*held, gradients, logits, new)),
         finish,
     )
 
