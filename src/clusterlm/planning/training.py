@@ -59,7 +59,7 @@ def training_states(shape: ModelShape, workload: Workload, weights: WeightSizes,
         adapters=0 if whole else round(trained * size / shared),
         optimizer=round(optimizer / max(strategy.optimizer_shards if whole else shared, 1)),
         gradients=round(gradients),
-        step_temporaries=_step_temporaries(workload, strategy, trained, gradients),
+        step_temporaries=_step_temporaries(shape, workload, strategy, trained, gradients),
         master_copies=round(master / strategy.optimizer_shards),
         trained=trained,
     )
@@ -75,12 +75,16 @@ def scale_bytes(shape: ModelShape, workload: Workload) -> float:
     return shape.linear_weights * max(0.0, scheme.per_weight - packed)
 
 
-def _step_temporaries(workload: Workload, strategy: Strategy, trained: int, gradients: float) -> int:
-    """DeepSpeed casts its partition's gradients to float32, ZeRO-3 by sub-groups; foreach AdamW copies them once."""
+def _step_temporaries(shape: ModelShape, workload: Workload, strategy: Strategy, trained: int, gradients: float) -> int:
+    """DeepSpeed casts its partition's gradients to float32, ZeRO-3 by sub-groups; foreach AdamW copies them once;
+    Adafactor holds one tensor's weight, gradient and update in float32."""
     if strategy.sharding.startswith("zero"):
         partition = trained / strategy.optimizer_shards
         at_once = min(partition, DEEPSPEED_SUB_GROUP_ELEMENTS) if strategy.sharding == "zero3" else partition
         return round(4 * at_once)
+    if workload.optimizer == "adafactor" and workload.method == "full":
+        matrices = (one.inputs * one.outputs * one.copies for layer in shape.all_layers() for one in layer.linears)
+        return 3 * 4 * max(shape.embedding_parameters, *matrices) // strategy.model_shards
     return round(gradients) if workload.optimizer == "adamw" else 0
 
 
