@@ -26,9 +26,9 @@ def shape(name: str) -> ModelShape:
 
 
 def planned(
-    name: str, workload: Workload, gpus_used: int = 1, sharding: Sharding = "none", **more: Offload
+    name: str, workload: Workload, gpus_used: int = 1, sharding: Sharding = "none", offload: Offload = "none"
 ) -> Footprint:
-    strategy = Strategy(gpus=gpus_used, gpus_per_node=gpus_used, sharding=sharding, **more)
+    strategy = Strategy(gpus=gpus_used, gpus_per_node=gpus_used, sharding=sharding, offload=offload)
     return footprint(shape(name), workload, strategy, gpus()["a100-80"])
 
 
@@ -215,7 +215,8 @@ def test_litgpt_is_within_2_percent_of_its_tables(
 
 def test_litgpts_adapters_have_the_parameters_that_it_prints() -> None:
     # litgpt 0.4.13, number of trainable parameters of Llama-2-7b-hf with adapter v1 and v2.
-    for method, printed in (("adapter-v1", 1_229_760), ("adapter-v2", 4_279_744)):
+    printed_parameters: dict[Method, int] = {"adapter-v1": 1_229_760, "adapter-v2": 4_279_744}
+    for method, printed in printed_parameters.items():
         workload = Workload(task="train", method=method, sequence_tokens=512, software=Software(engine="litgpt"))
         assert item_bytes(planned(LLAMA_2, workload), "gradients") == 2 * printed
 
