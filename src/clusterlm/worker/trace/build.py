@@ -55,7 +55,9 @@ def build_here(request: TraceRequest, config: Any) -> Any:
     except ImportError as problem:
         raise MissingPackage(first_line(problem), hint="pip install 'clusterlm[run]'") from None
     except Exception as problem:  # noqa: BLE001 each model class raises its own
-        raise ModelError(f"cannot be built: {first_line(problem)}", where=config.model_type) from None
+        other_kind = "Unrecognized configuration class" in str(problem)
+        message = "only causal language models are traced" if other_kind else f"cannot be built: {first_line(problem)}"
+        raise ModelError(message, where=config.model_type) from None
 
 
 def fill(model: torch.nn.Module) -> None:
@@ -72,6 +74,12 @@ def fill(model: torch.nn.Module) -> None:
                     originals.append(tensor)
                     filled[id(tensor)] = _empty_like(tensor)
                 tensors[name] = filled[id(tensor)]
+
+
+def adapted_of_their_own(model: torch.nn.Module) -> list[str]:
+    """Classes of adapted modules that are the architecture's own: PEFT takes them for plain linear layers."""
+    adapted = [getattr(module, "base_layer", None) for module in model.modules()]
+    return sorted({type(base).__name__ for base in adapted if type(base).__module__.startswith("transformers.models")})
 
 
 def tensors(model: torch.nn.Module) -> list[torch.Tensor]:

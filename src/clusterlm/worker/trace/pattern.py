@@ -97,11 +97,13 @@ def _longest_run(kinds: list[Kind], period: int) -> Pattern:
 
 
 def _lists_by_layer(config: Any) -> dict[str, list[Any] | tuple[Any, ...]]:
+    """Settings with one entry for each layer; the numbers of all layers, such as llama4's moe_layers, are none."""
     text = config.get_text_config(decoder=True)
+    depth = text.num_hidden_layers
     return {
         name: values
         for name, values in sorted(vars(text).items())
-        if isinstance(values, list | tuple) and len(values) == text.num_hidden_layers
+        if isinstance(values, list | tuple) and len(values) == depth and list(values) != list(range(depth))
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from clusterlm.errors import ModelError
+from clusterlm.errors import ClusterlmError, ModelError
 from clusterlm.worker.trace import build, steps
 from clusterlm.worker.trace.blindfold import blindfold
 from clusterlm.worker.trace.cache import library_versions
@@ -132,6 +132,10 @@ def _said_by_name(model: Any) -> Iterator[None]:
     """What a model does with fake tensors that it cannot do becomes one sentence with the model's name."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError, KeyError, IndexError) as problem:
+    except ClusterlmError:
+        raise
+    except Exception as problem:
         kind = build.transformer(model).config.model_type
-        raise ModelError(f"cannot be traced: {build.first_line(problem)}", where=kind) from problem
+        adapted = ", ".join(build.adapted_of_their_own(model))
+        hint = f"{adapted} may be what PEFT cannot adapt: name the other layers in lora_targets" if adapted else None
+        raise ModelError(f"cannot be traced: {build.first_line(problem)}", where=kind, hint=hint) from problem
