@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from clusterlm.model.shape import Attention, FeedForward, Layer, ModelShape
 from clusterlm.planning.coefficients import (
     CROSS_ENTROPY,
+    FLOAT32_CROSS_ENTROPY,
     OWN_TYPE_CROSS_ENTROPY,
     OWN_TYPE_LOSS,
     OWN_TYPE_LOSS_UNTIL,
@@ -17,6 +18,7 @@ from clusterlm.planning.coefficients import (
     CrossEntropy,
     at_version,
 )
+from clusterlm.planning.kept import kept_bytes, score_bytes
 from clusterlm.planning.weights import element_bytes
 from clusterlm.planning.workload import Workload
 
@@ -80,7 +82,7 @@ def mlp_width(mlp: FeedForward) -> int:
 
 
 def trainer_activations(shape: ModelShape, workload: Workload, *, sharded: bool) -> Activations:
-    """transformers 4.40 to 4.49 with flash attention and gradient checkpointing, plain or with fused kernels.
+    """transformers 4.40 to 4.49, plain or with fused kernels; checkpointed, or all kept.
 
     Slopes of fms-acceleration's published runs: memory per token of packed sequences, Mistral-7B and Llama-3-8B.
     """
@@ -90,13 +92,20 @@ def trainer_activations(shape: ModelShape, workload: Workload, *, sharded: bool)
     entropy = cross_entropy(shape, workload)
     frozen = workload.method != "full"
     repeats = repeats_keys(shape, workload)
-    layer = max(_recomputed_layer(widths(shape, one), workload, size, repeats) for one in set(shape.layers))
+    scores = max(score_bytes(one, workload, size) for one in set(shape.layers))
+    layer = scores + max(_recomputed_layer(widths(shape, one), workload, size, repeats) for one in set(shape.layers))
+    saved, formula = float(count * hidden * checkpoint_size), f"tokens x layers x hidden x {checkpoint_size:g} B"
+    if not workload.checkpointing:
+        saved = sum(kept_bytes(shape, one, workload, size, repeats) for one in shape.layers)
+        layer, formula = layer - saved / count, "tokens x what each layer keeps"
     return Activations(
-        saved=round(tokens * count * hidden * checkpoint_size),
-        frozen_units=round(tokens * size * hidden * (count - 2)) if frozen and sharded else 0,
+        saved=round(tokens * saved),
+        frozen_units=round(tokens * size * hidden * (count - 2))
+        if frozen and sharded and workload.checkpointing
+        else 0,
         loss=round(tokens * entropy.bytes_per_token(shape.vocabulary_size, hidden)),
-        layer=round(tokens * layer),
-        saved_formula=f"tokens x layers x hidden x {checkpoint_size:g} B (checkpoints)",
+        layer=round(tokens * max(layer, 0.0)),
+        saved_formula=formula,
         loss_formula=f"tokens x ({entropy.per_vocabulary:g} x vocabulary + {entropy.per_hidden:g} x hidden) B",
         layer_formula="tokens x 2 x (8 hidden + 3 KV + 6.5 intermediate) B, more for unfused adapters",
         source=entropy.source,
@@ -112,6 +121,8 @@ def cross_entropy(shape: ModelShape, workload: Workload) -> CrossEntropy:
     ):
         return OWN_TYPE_CROSS_ENTROPY[(software.kernels, workload.autocast)]
     entropy = at_version(CROSS_ENTROPY[("transformers", software.kernels)], software.version)
+    if workload.dtype == "float32" and not workload.autocast and software.kernels == "plain":
+        return FLOAT32_CROSS_ENTROPY
     if shape.architecture in SOFTCAPPED_LOGITS and software.kernels != "fused-loss":
         return replace(entropy, per_vocabulary=entropy.per_vocabulary + SOFTCAP_BYTES)
     return entropy

@@ -118,6 +118,8 @@ CROSS_ENTROPY: dict[tuple[str, str], tuple[tuple[tuple[int, ...], CrossEntropy],
     ("transformers", "fused-loss"): (((0,), CrossEntropy(0, 0, "Liger fused linear cross-entropy: logits by chunks")),),
 }
 
+FLOAT32_CROSS_ENTROPY = CrossEntropy(16, 16, "float32: logits, shifted copy, log-softmax, gradient, 4 each")
+
 OWN_TYPE_LOSS = ("bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "mpt", "opt")
 OWN_TYPE_LOSS_UNTIL = (4, 50)
 """Architectures whose loss does not cast the logits to float32 before transformers 4.50's common loss_function."""
