@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from clusterlm.cluster import Gpu
 from clusterlm.model.shape import ModelShape
@@ -43,6 +44,7 @@ class Case:
         half = "bfloat16" if self.gpu.bfloat16 else "float16"
         return half if self.workload.autocast and self.workload.dtype == "float32" else self.workload.dtype
 
+    @cached_property
     def on_gpu(self) -> Footprint:
         """What one GPU holds; host, disk and network left out."""
         found = footprint(self.shape, self.workload, self.strategy, self.gpu)
@@ -65,7 +67,7 @@ class Case:
     def footprint(self) -> Footprint:
         shape, workload, strategy = self.shape, self.workload, self.strategy
         return replace(
-            self.on_gpu(),
+            self.on_gpu,
             host_per_node=host_items(shape, workload, strategy),
             disk=disk_items(shape, workload, strategy, self.keep_checkpoints, self.dataset_tokens),
             network=network_items(shape, workload, strategy, self.accumulation_steps),

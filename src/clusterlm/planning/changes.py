@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 from clusterlm.errors import ClusterlmError
@@ -14,7 +15,7 @@ from clusterlm.planning.settle import settle
 from clusterlm.planning.wishes import Wishes, flag
 from clusterlm.strategy import SHARDS_PARAMETERS
 
-MOST_CHANGES = 4
+MOST_CHANGES = 5
 MOST_GPUS = 64
 LARGEST_BATCH_TRIED = 4096
 SHORTEST_SEQUENCE = 256
@@ -22,23 +23,24 @@ SHORTEST_SEQUENCE = 256
 
 @dataclass(frozen=True)
 class Change:
-    """`wishes` are what else is to be asked for; `flags` add them to the command that was given."""
+    """`wishes` are what else is to be asked for, and `case` is what that gives."""
 
     words: str
     wishes: dict[str, Any]
     case: Case
-    needed: int
 
     @property
-    def flags(self) -> str:
-        parts = []
-        for name, value in self.wishes.items():
-            parts.append(flag(name) if value is True else f"{flag(name)} {value}")
-        return " ".join(parts)
+    def needed(self) -> int:
+        return self.case.on_gpu.needed
 
     @property
     def margin(self) -> int:
         return available_bytes(self.case) - self.needed
+
+    @property
+    def flags(self) -> str:
+        """What to add to the command that was given."""
+        return " ".join(flag(name) if value is True else f"{flag(name)} {value}" for name, value in self.wishes.items())
 
 
 @dataclass(frozen=True)
@@ -49,29 +51,29 @@ class Trial:
 
 def helping_changes(case: Case, wishes: Wishes) -> tuple[Change, ...]:
     """Each alone; where hardly any does, together with what needs no further GPU."""
-    found = list(_that_fit(case, wishes, _trials(case, wishes)))
+    found = list(islice(_that_fit(case, wishes, _trials(case, wishes)), MOST_CHANGES))
     smallest = _smallest(case)
-    small = _settled(case, replace(wishes, **smallest.wishes))
+    small = _settled(case, wishes, smallest)
     if len(found) < 2 and small is not None and small != case:
-        together = [
+        together = (
             Trial(f"{trial.words}, with {smallest.words}", {**smallest.wishes, **trial.wishes})
             for trial in _trials(small, replace(wishes, **smallest.wishes))
-        ]
-        found += _that_fit(case, wishes, iter([smallest, *together]))
-    return tuple(found[:MOST_CHANGES])
+        )
+        found += islice(_that_fit(case, wishes, chain([smallest], together)), MOST_CHANGES - len(found))
+    return tuple(found)
 
 
-def _that_fit(case: Case, wishes: Wishes, trials: Iterator[Trial]) -> Iterator[Change]:
+def _that_fit(case: Case, wishes: Wishes, trials: Iterable[Trial]) -> Iterator[Change]:
     for trial in trials:
-        tried = _settled(case, replace(wishes, **trial.wishes))
+        tried = _settled(case, wishes, trial)
         if tried is not None and fits(tried):
-            yield Change(trial.words, trial.wishes, tried, tried.on_gpu().needed)
+            yield Change(trial.words, trial.wishes, tried)
 
 
-def _settled(case: Case, wishes: Wishes) -> Case | None:
+def _settled(case: Case, wishes: Wishes, trial: Trial) -> Case | None:
     """None where no such run is possible."""
     try:
-        return settle(case.shape, case.gpu, wishes)
+        return settle(case.shape, case.gpu, replace(wishes, **trial.wishes))
     except ClusterlmError:
         return None
 
@@ -122,12 +124,12 @@ def _more_gpus(case: Case, wishes: Wishes) -> Iterator[Trial]:
         name = "tensor" if case.workload.software.engine == "vllm" else "pipeline"
     count = 1 << strategy.gpus.bit_length()
     while count <= MOST_GPUS:
-        asked: dict[str, Any] = {"gpus": count, "strategy": name}
-        more = _settled(case, replace(wishes, **asked))
+        nodes = -(-count // strategy.gpus_per_node)
+        where = "" if nodes == 1 else f" on {nodes} nodes of {strategy.gpus_per_node}"
+        trial = Trial(f"{count} GPUs{where}", {"gpus": count, "strategy": name})
+        more = _settled(case, wishes, trial)
         if more is not None and fits(more):
-            nodes, per_node = more.strategy.nodes, more.strategy.gpus_per_node
-            where = "" if nodes == 1 else f" on {nodes} nodes of {per_node}"
-            yield Trial(f"{count} GPUs{where}", asked)
+            yield trial
             return
         count *= 2
 

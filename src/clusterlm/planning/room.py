@@ -14,4 +14,4 @@ def available_bytes(case: Case) -> int:
 
 
 def fits(case: Case) -> bool:
-    return case.on_gpu().needed <= available_bytes(case)
+    return case.on_gpu.needed <= available_bytes(case)
