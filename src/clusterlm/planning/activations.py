@@ -81,9 +81,10 @@ def mlp_width(mlp: FeedForward) -> int:
     return mlp.active_experts * mlp.expert_size + mlp.shared_size if mlp.experts else mlp.intermediate_size
 
 
-def trainer_activations(shape: ModelShape, workload: Workload, *, sharded: bool) -> Activations:
+def trainer_activations(shape: ModelShape, workload: Workload, *, sharded: bool, hooked: bool) -> Activations:
     """transformers 4.40 to 4.49, plain or with fused kernels; checkpointed, or all kept.
 
+    `hooked`: FSDP1, whose hooks hold the inputs of frozen units; FSDP2 and ZeRO-3 have none.
     Slopes of fms-acceleration's published runs: memory per token of packed sequences, Mistral-7B and Llama-3-8B.
     """
     size = element_bytes(workload.dtype)
@@ -101,7 +102,7 @@ def trainer_activations(shape: ModelShape, workload: Workload, *, sharded: bool)
     return Activations(
         saved=round(tokens * saved),
         frozen_units=round(tokens * size * hidden * (count - 2))
-        if frozen and sharded and workload.checkpointing
+        if frozen and hooked and workload.checkpointing
         else 0,
         loss=round(tokens * entropy.bytes_per_token(shape.vocabulary_size, hidden)),
         layer=round(tokens * max(layer, 0.0)),

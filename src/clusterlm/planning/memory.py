@@ -76,4 +76,5 @@ def _is_learned(workload: Workload) -> bool:
 
 def activations_of(shape: ModelShape, workload: Workload, strategy: Strategy) -> Activations:
     sharded = strategy.sharding in SHARDS_PARAMETERS and strategy.model_shards > 1
-    return trainer_activations(shape, workload, sharded=sharded)
+    hooked = sharded and strategy.sharding == "fsdp1"
+    return trainer_activations(shape, workload, sharded=sharded, hooked=hooked)
