@@ -41,11 +41,11 @@ HOW = [
 ]
 WHERE = [
     click.option("--gpus", type=int, help="GPUs in all.  [1]"),
-    click.option("--gpus-per-node", type=int, help="GPUs in a node.  [all of them, at most 8]"),
+    click.option("--gpus-per-node", type=int, help="GPUs in a node.  [8]"),
     click.option(
         "--strategy",
         metavar="[single|ddp|fsdp|zero1|zero2|zero3|tensor|pipeline]",
-        help="How several GPUs share the work.  [training: fsdp; else pipeline; vllm: tensor]",
+        help="How several GPUs share the work.  [training: fsdp; transformers: pipeline; vllm: tensor]",
     ),
     click.option("--offload", metavar="[none|optimizer-cpu|cpu|nvme]", help="Training: what leaves the GPU.  [none]"),
     click.option("--keep-checkpoints", type=int, help="Training: checkpoints on the disk.  [2]"),
@@ -79,6 +79,10 @@ def plan(
 
     if gpu is None:
         raise UsageError("the kind of GPU is missing", where="--gpu", hint="--gpu a100-80, for example")
+    if explain and as_json:
+        raise UsageError(
+            "prints text; --json holds formulas and sources already", where="--explain", hint="leave it out"
+        )
     card = find_gpu(gpu)
     targets = tuple(name.strip() for name in lora_targets.split(",")) if lora_targets else None
     wishes = Wishes(lora_targets=targets, **flags)

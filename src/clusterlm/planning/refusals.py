@@ -40,6 +40,8 @@ def cautions(case: Case) -> tuple[str, ...]:
         found.append(f"{workload.quantise} is not made while loading: it needs a checkpoint that was stored so")
     if "unverified" in gpu.source:
         found.append(f"the memory of {gpu.name} is from a data sheet, not from a log")
+    if workload.trains and shape.architecture in ENCODERS:
+        found.append("counted with a loss over the whole vocabulary; a classifier on top of an encoder needs less")
     found += [f"not checked against measurements: {name}" for name in _unmeasured(case)]
     if strategy.gpus > strategy.gpus_per_node and strategy.tensor_degree > strategy.gpus_per_node:
         found.append("a tensor-parallel group over several nodes waits for the network in every layer")
@@ -52,12 +54,12 @@ def _unmeasured(case: Case) -> list[str]:
     names = []
     if workload.trains and strategy.sharding.startswith("zero"):
         names.append("DeepSpeed ZeRO")
-    if workload.trains and strategy.tensor_degree * strategy.pipeline_degree > 1:
-        names.append("training with tensor or pipeline parallelism")
     if strategy.offload != "none":
         names.append("offloading")
     if workload.trains and any(layer.feed_forward.experts for layer in case.shape.layers):
         names.append("training a mixture of experts")
+    if case.shape.encoder_layers:
+        names.append("encoder-decoder models")
     if case.gpu.vendor != "nvidia":
         names.append("AMD GPUs")
     return names
@@ -115,6 +117,13 @@ def _refuse_quantisation(case: Case) -> None:
 def _refuse_spread(case: Case) -> None:
     shape, strategy = case.shape, case.strategy
     degree, stages = strategy.tensor_degree, strategy.pipeline_degree
+    if case.workload.trains and degree * stages > 1:
+        name = "tensor" if degree > 1 else "pipeline"
+        problem = "the trainer (TRL on accelerate) shards by FSDP or ZeRO, and cuts no tensors or stages"
+        raise UsageError(problem, where=f"--strategy {name}", hint="--strategy fsdp, zero3, zero2 or ddp")
+    if degree > 1 and case.workload.software.engine == "transformers":
+        hint = "--engine vllm, or --strategy pipeline"
+        raise UsageError("is counted for vLLM only", where="--strategy tensor", hint=hint)
     if stages > max(len(shape.layers), 1):
         problem = f"{stages} stages for {len(shape.layers)} layers"
         raise UsageError(problem, where="--strategy pipeline", hint=f"--gpus {len(shape.layers)} or fewer")
@@ -132,13 +141,10 @@ def _refuse_spread(case: Case) -> None:
         fitting = ", ".join(str(n) for n in range(2, odd[0].heads + 1) if odd[0].heads % n == 0 and n <= 64)
         problem = f"{odd[0].heads} attention heads cannot be divided by {degree}"
         raise UsageError(problem, where="--strategy tensor", hint=f"--gpus one of {fitting}")
-    narrow = [mixer for mixer in mixers if mixer.kv_heads % degree]
-    if narrow and case.workload.software.engine == "transformers" and degree > 1:
-        count = narrow[0].kv_heads
-        problem = f"{count} key/value heads cannot be divided by {degree}"
-        raise UsageError(
-            problem, where="--strategy tensor", hint=f"--gpus {count} or a divisor of it, or --engine vllm"
-        )
+    narrow = [one for one in mixers if max(one.kv_heads, degree) % min(one.kv_heads, degree)]
+    if narrow:
+        problem = f"{narrow[0].kv_heads} key/value heads can be neither divided nor repeated by {degree}"
+        raise UsageError(problem, where="--strategy tensor", hint=f"--gpus {narrow[0].kv_heads}, or a divisor of it")
 
 
 def _refuse_adapters(case: Case) -> None:

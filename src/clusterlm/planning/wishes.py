@@ -100,6 +100,11 @@ class Wishes:
                 raise UsageError("training makes no new tokens", where="--new-tokens", hint="--sequence-length")
             if self.engine == "vllm":
                 raise UsageError("vLLM does not train", where="--engine", hint="leave --engine out")
+            for name in ("lora_rank", "lora_targets"):
+                if name in given and self.method in (None, "full"):
+                    raise UsageError("belongs to LoRA", where=flag(name), hint="--method lora, or qlora")
+            if self.autocast is not None and (self.strategy or "").startswith("zero"):
+                raise UsageError("DeepSpeed mixes types itself", where="--autocast", hint="leave it out: see --dtype")
             return
         for name in OF_TRAINING:
             if name in given and given[name] != "none":
@@ -108,6 +113,10 @@ class Wishes:
                 )
         if self.asked_task == "embed" and "new_tokens" in given:
             raise UsageError("embedding makes no new tokens", where="--new-tokens", hint="--task generate")
+        if self.asked_task == "embed" and self.engine == "vllm":
+            raise UsageError("embedding is counted for transformers only", where="--engine vllm", hint="leave it out")
+        if self.engine == "vllm" and "attention" in given:
+            raise UsageError("vLLM chooses its own kernels", where="--attention", hint="leave it out")
 
     @property
     def asked_task(self) -> str:
