@@ -1,5 +1,7 @@
 """What training needs on a GPU, against published measurements and sums done by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from clusterlm.cluster import gpus
@@ -275,3 +277,47 @@ def test_what_only_one_phase_holds_leaves_holes() -> None:
     backward = planned(LLAMA_3, trainer("qlora", batch=8, quantise="nf4-dq", autocast=True))
     assert backward.holes > 0
     assert backward.reserved_low == backward.allocated < backward.reserved_high
+
+
+def test_without_checkpointing_each_layer_keeps_what_autograd_saves() -> None:
+    found = planned(LLAMA_2, trainer("full", batch=1, tokens=2048, checkpointing=False))
+    # For one token of modeling_llama.py with flash attention: two norms keep float32 copies and normalised ones
+    # (2 x 6 H B), q, k, v and the output (8 H), inputs of q/k/v and of the MLP (4 H), gate, its activation, up and
+    # their product (8 I).
+    layer = (12 + 8 + 4) * 4096 + 8 * 11008
+    assert item_bytes(found, "activations saved") == 2048 * 32 * layer
+
+
+def test_bert_large_is_near_its_published_anatomy() -> None:
+    # transformers, model_memory_anatomy.md: 14,949 MiB by nvidia-smi of a V100 whose context takes 1,343 MiB;
+    # float32, eager, 4 sequences of 512.
+    workload = Workload(
+        task="train",
+        dtype="float32",
+        batch=4,
+        sequence_tokens=512,
+        attention="eager",
+        accumulation=True,
+        software=Software(version=(4, 20), torch=(1, 12)),
+    )
+    found = footprint(shape("bert-large-uncased"), workload, Strategy(), gpus()["v100-32"])
+    assert found.reserved_low < (14_949 - 1_343) * 2**20 < found.reserved_high
+
+
+def test_only_fsdp1_holds_the_inputs_of_frozen_layers() -> None:
+    workload = trainer("lora", batch=2)
+    shardings: tuple[Sharding, ...] = ("fsdp1", "fsdp2", "zero3")
+    held = {
+        sharding: item_bytes(planned(LLAMA_2, workload, 2, sharding), "inputs of frozen units, kept")
+        for sharding in shardings
+    }
+    # 2 x 4096 tokens x 2 B x 4096 x (32 - 2) layers
+    assert held == {"fsdp1": 2 * 4096 * 2 * 4096 * 30, "fsdp2": 0, "zero3": 0}
+
+
+def test_adapters_on_the_mlp_cost_more_than_on_attention_alone() -> None:
+    attention = planned(LLAMA_2, trainer("lora", batch=8, tokens=2048))
+    everywhere = planned(LLAMA_2, replace(trainer("lora", batch=8, tokens=2048), lora_targets=("all-linear",)))
+    # Traced with transformers 5.23 and PEFT 0.21: one layer's backward takes 5.48 GiB with all-linear adapters.
+    assert item_bytes(everywhere, "one layer's backward") / GIB == pytest.approx(5.48, rel=0.02)
+    assert item_bytes(attention, "one layer's backward") < item_bytes(everywhere, "one layer's backward")
