@@ -72,7 +72,8 @@ def measured(folder: Path, runs: int) -> dict[str, list[float]]:
 
 def report(model: str, seconds: dict[str, list[float]], runs: int) -> list[str]:
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    conditions = f"{platform.machine()}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), load {os.getloadavg()[0]:.1f}"
+    conditions = f"{machine}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
     return [
         f"{model}; {conditions}; medians of {runs}, in turn (least to most)",
         *(
