@@ -134,10 +134,10 @@ def cross_entropy(shape: ModelShape, workload: Workload) -> CrossEntropy:
 
 
 def repeats_keys(shape: ModelShape, workload: Workload) -> bool:
-    """Whether attention reads keys and values repeated for all heads."""
-    if workload.attention == "flash" and shape.architecture not in REPEATS_KEYS_FLASH:
-        return False
-    return workload.software.version < REPEATS_KEYS_UNTIL
+    """Whether attention reads keys and values repeated for all heads: SDPA does in all of transformers 4."""
+    if workload.attention != "flash":
+        return True
+    return shape.architecture in REPEATS_KEYS_FLASH and workload.software.version < REPEATS_KEYS_UNTIL
 
 
 def _adapted_mlp(layer: Layer, workload: Workload) -> float:

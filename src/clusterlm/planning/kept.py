@@ -13,13 +13,17 @@ from clusterlm.planning.workload import Workload
 FLOAT32_BYTES = 4
 DROPOUT_MASK_BYTES = 1
 PYTHON_GELU = ("gelu_new", "gelu_fast")
+SCALES_IN_FLOAT32 = ("gemma", "gemma2", "gemma3_text")
+"""RMSNorm times (1 + weight) before the cast back."""
+PARALLEL = ("gpt_neox",)
+"""Attention and MLP side by side whatever the config leaves out."""
 PYTHON_GELU_COPIES = 4
 """GELU by tanh, written out in Python: input, tanh, and two products."""
 
 
 def kept_bytes(shape: ModelShape, layer: Layer, workload: Workload, size: float, repeats: bool) -> float:
     return (
-        _norms(shape, workload, size)
+        _norms(shape, layer, workload, size)
         + _attention(layer, workload, size, repeats)
         + score_bytes(layer, workload, size)
         + _mlp(shape, layer, workload, size)
@@ -35,11 +39,19 @@ def score_bytes(layer: Layer, workload: Workload, size: float) -> float:
     return layer.mixer.heads * workload.sequence_tokens * copies
 
 
-def _norms(shape: ModelShape, workload: Workload, size: float) -> float:
-    """RMSNorm computes in float32 and keeps that copy, and the normalised one where its weight is trained."""
+def _norms(shape: ModelShape, layer: Layer, workload: Workload, size: float) -> float:
+    """RMSNorm computes in float32 and keeps that copy, and the normalised one where its weight is trained.
+
+    LayerNorm keeps its input; attention and MLP side by side read the same one, and drop nothing out.
+    """
+    hidden = shape.hidden_size
     if shape.traits.get("norm") == "rms":
-        return 2 * shape.hidden_size * (FLOAT32_BYTES + (size if workload.method == "full" else 0))
-    return 2 * shape.hidden_size * (size + DROPOUT_MASK_BYTES)
+        trained = FLOAT32_BYTES if shape.architecture in SCALES_IN_FLOAT32 else size
+        count = max(1, layer.norm_parameters // hidden)
+        return count * hidden * (FLOAT32_BYTES + (trained if workload.method == "full" else 0))
+    if shape.traits.get("parallel_residual") or shape.architecture in PARALLEL:
+        return hidden * size
+    return 2 * hidden * (size + DROPOUT_MASK_BYTES)
 
 
 def _attention(layer: Layer, workload: Workload, size: float, repeats: bool) -> float:
