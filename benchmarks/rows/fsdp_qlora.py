@@ -9,7 +9,7 @@ from clusterlm.planning.workload import Software, Workload
 from clusterlm.strategy import Sharding, Strategy
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj", "gate_proj")
-"""train.py: lora_target_modules "all"."""
+"""train.py: lora_target_modules "all"; lora_dropout 0.1."""
 
 
 def is_fsdp_qlora(asked: Mapping[str, str]) -> bool:
@@ -29,6 +29,7 @@ def read_fsdp_qlora(asked: Mapping[str, str]) -> Question:
         checkpointing="yes" in asked["grad_ckpt"],
         quantise=scheme,
         lora_rank=64,
+        lora_dropout=True,
         lora_targets=TARGETS,
         adapter_dtype="bfloat16",
         software=Software(version=(4, 38), torch=(2, 2)),

@@ -49,6 +49,7 @@ def read_trainer(asked: Mapping[str, str]) -> Question:
         accumulation=accumulates(asked),
         quantise=quantise,
         lora_rank=int(rank.group(1)) if rank else 16,
+        lora_dropout="dropout" in asked["lora"],
         lora_targets=targets or ("all-linear",),
         cast_frozen_to_float32=name == "baseline-peft-bnb",
         software=Software(version=version, kernels=kernels),  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from clusterlm.model.shape import Attention, FeedForward, Layer, ModelShape
-from clusterlm.planning.adapters import adapts
 from clusterlm.planning.coefficients import (
     CROSS_ENTROPY,
     FLOAT32_CROSS_ENTROPY,
@@ -19,7 +18,7 @@ from clusterlm.planning.coefficients import (
     CrossEntropy,
     at_version,
 )
-from clusterlm.planning.kept import kept_bytes, score_bytes
+from clusterlm.planning.kept import adapted_input_bytes, kept_bytes, moving_bytes, score_bytes
 from clusterlm.planning.weights import element_bytes
 from clusterlm.planning.workload import Workload
 
@@ -94,25 +93,19 @@ def trainer_activations(shape: ModelShape, workload: Workload, *, sharded: bool,
     entropy = cross_entropy(shape, workload)
     frozen = workload.method != "full"
     repeats = repeats_keys(shape, workload)
-    scores = max(score_bytes(one, workload, size) for one in set(shape.layers))
-    layer = scores + max(
-        _recomputed_layer(widths(shape, one), workload, size, repeats) + _adapted_mlp(one, workload)
-        for one in set(shape.layers)
-    )
+    layer = max(_recomputed_layer(shape, one, workload, size, repeats) for one in set(shape.layers))
     saved, formula = float(count * hidden * checkpoint_size), f"tokens x layers x hidden x {checkpoint_size:g} B"
     if not workload.checkpointing:
         saved = sum(kept_bytes(shape, one, workload, size, repeats) for one in shape.layers)
         layer, formula = layer - saved / count, "tokens x what each layer keeps"
     return Activations(
         saved=round(tokens * saved),
-        frozen_units=round(tokens * size * hidden * (count - 2))
-        if frozen and hooked and workload.checkpointing
-        else 0,
+        frozen_units=round(tokens * size * hidden * (count - 2)) if frozen and hooked and workload.checkpointing else 0,
         loss=round(tokens * entropy.bytes_per_token(shape.vocabulary_size, hidden)),
         layer=round(tokens * max(layer, 0.0)),
         saved_formula=formula,
         loss_formula=f"tokens x ({entropy.per_vocabulary:g} x vocabulary + {entropy.per_hidden:g} x hidden) B",
-        layer_formula="tokens x 2 x (8 hidden + 3 KV + 6.5 intermediate) B, more for unfused adapters",
+        layer_formula="tokens x (what one layer keeps + gradients on the way)",
         source=entropy.source,
     )
 
@@ -140,34 +133,29 @@ def repeats_keys(shape: ModelShape, workload: Workload) -> bool:
     return shape.architecture in REPEATS_KEYS_FLASH and workload.software.version < REPEATS_KEYS_UNTIL
 
 
-def _adapted_mlp(layer: Layer, workload: Workload) -> float:
-    """Bytes per token that adapters on the MLP add to those on attention, of which the slopes below are.
+def _recomputed_layer(shape: ModelShape, layer: Layer, workload: Workload, size: float, repeats: bool) -> float:
+    """Bytes per token of one layer recomputed and walked back."""
+    if workload.software.kernels == "plain":
+        kept = kept_bytes(shape, layer, workload, size, repeats)
+        return kept + moving_bytes(shape, layer, workload, size)
+    adapters = adapted_input_bytes(layer, workload, size, "mlp") if workload.method in ("lora", "qlora") else 0.0
+    fused = _fused_layer(widths(shape, layer), workload, size, repeats)
+    return score_bytes(layer, workload, size) + fused + adapters
 
-    Copies in float32 of what the matrices read, three quarters of them at the peak; half as much under autocast or
-    with 16-bit adapters. Source: traced steps of Llama-2-7B and Llama-3-8B, all-linear against attention alone.
+
+def _fused_layer(width: Widths, workload: Workload, size: float, repeats: bool) -> float:
+    """Slopes of fms-acceleration's runs with fused kernels: a gated MLP holds 4 widths and needs 2.5 more.
+
+    With adapters on attention that drop out; full fine-tuning has none of their inputs.
     """
-    if workload.method not in ("lora", "qlora"):
-        return 0.0
-    mlp = (linear for linear in layer.linears if linear.name.startswith("mlp"))
-    inputs = sum(linear.inputs for linear in mlp if adapts(linear, workload.lora_targets))
-    return (1.5 if workload.autocast or workload.adapter_dtype != "float32" else 3.0) * inputs
-
-
-def _recomputed_layer(width: Widths, workload: Workload, size: float, repeats: bool) -> float:
-    """Bytes per token of one layer recomputed and walked back: a gated MLP holds 4 widths and needs 2.5 more."""
     saved_mlp, moving_mlp = (4.0, 2.5) if width.gated else (2.0, 2.0)
-    per_token = (
-        8 * width.hidden + 3 * width.keys + saved_mlp * width.intermediate + moving_mlp * width.moving_intermediate
-    )
+    per_token: float = 8 * width.hidden + 3 * width.keys
+    per_token += saved_mlp * width.intermediate + moving_mlp * width.moving_intermediate
     per_token += 2 * width.active_experts * width.hidden
     if repeats:
         per_token += 2 * (width.queries - width.keys)
-    if workload.software.kernels == "plain":
-        per_token += 4 * width.hidden
-    if workload.method == "lora" and not workload.autocast:
-        per_token += (4 if workload.software.kernels == "plain" else 5) * width.hidden
-    elif workload.method == "lora":
-        per_token += width.hidden
+    if workload.method == "lora":
+        per_token += (1 if workload.autocast else 5) * width.hidden
     elif workload.method == "full":
         per_token -= 3 * width.hidden
     return per_token * size

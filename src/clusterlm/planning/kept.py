@@ -17,6 +17,8 @@ SCALES_IN_FLOAT32 = ("gemma", "gemma2", "gemma3_text")
 """RMSNorm times (1 + weight) before the cast back."""
 PARALLEL = ("gpt_neox",)
 """Attention and MLP side by side whatever the config leaves out."""
+UNBALANCED = 2
+"""Tokens of the busiest expert over the mean: assumed."""
 PYTHON_GELU_COPIES = 4
 """GELU by tanh, written out in Python: input, tanh, and two products."""
 
@@ -78,6 +80,30 @@ def _inputs(shape: ModelShape, layer: Layer, workload: Workload, size: float) ->
         mlp = layer.feed_forward
         width = mlp.active_experts * mlp.expert_size if mlp.experts else mlp.intermediate_size
         return size * (2 * shape.hidden_size + width)
-    adapted = [linear for linear in layer.linears if adapts(linear, workload.lora_targets)]
+    return adapted_input_bytes(layer, workload, size)
+
+
+def adapted_input_bytes(layer: Layer, workload: Workload, size: float, part: str = "") -> float:
+    """Of the adapted matrices, or those of one part of the layer: a copy for each, and dropout's mask."""
+    named = (linear for linear in layer.linears if linear.name.startswith(part))
+    adapted = [linear for linear in named if adapts(linear, workload.lora_targets)]
     as_it_is = workload.autocast or workload.adapter_dtype != "float32"
-    return (size if as_it_is else FLOAT32_BYTES) * sum(linear.inputs for linear in adapted)
+    copy = (size if as_it_is else FLOAT32_BYTES) + (DROPOUT_MASK_BYTES if workload.lora_dropout else 0)
+    return copy * sum(linear.inputs for linear in adapted)
+
+
+def moving_bytes(shape: ModelShape, layer: Layer, workload: Workload, size: float) -> float:
+    """Gradients on the way through one layer, at their highest: in its MLP, above what it keeps.
+
+    Of frozen gated layers 3 intermediate + 2 hidden, exactly so in traces of transformers 4.48 (Llama, Mistral, Qwen);
+    of others 2 intermediate + hidden (GPT-NeoX; full fine-tuning, whose matrices give their inputs back one by one).
+    """
+    mlp, hidden = layer.feed_forward, shape.hidden_size
+    width = float(mlp.intermediate_size)
+    if mlp.experts:
+        share = min(1.0, UNBALANCED * mlp.active_experts / mlp.experts)
+        width = max(mlp.expert_size * share, float(mlp.shared_size))
+    if mlp.gated and workload.method != "full":
+        return size * (3 * width + 2 * hidden)
+    written_out = shape.traits.get("activation") in PYTHON_GELU
+    return size * ((3 if written_out else 2) * width + hidden)

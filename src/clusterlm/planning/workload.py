@@ -46,6 +46,8 @@ class Workload:
     quantise: str | None = None
     """Weights are quantised while loading: nf4, nf4-dq, int8, gptq-int4 ... A checkpoint's own wins over it."""
     lora_rank: int = 16
+    lora_dropout: bool = False
+    """Adapters drop out some of their input, and keep the mask."""
     lora_targets: tuple[str, ...] = ("all-linear",)
     adapter_dtype: str = "float32"
     kv_dtype: str | None = None
