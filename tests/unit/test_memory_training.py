@@ -321,3 +321,22 @@ def test_adapters_on_the_mlp_cost_more_than_on_attention_alone() -> None:
     # Traced with transformers 5.23 and PEFT 0.21: one layer's backward takes 5.48 GiB with all-linear adapters.
     assert item_bytes(everywhere, "one layer's backward") / GIB == pytest.approx(5.48, rel=0.02)
     assert item_bytes(attention, "one layer's backward") < item_bytes(everywhere, "one layer's backward")
+
+
+# Traces of transformers 4.48.1 under fake tensors: frozen weights, SDPA, 4 x 2048 tokens, bytes for one token.
+@pytest.mark.parametrize(
+    ("name", "kept", "one_layer"),
+    [
+        (LLAMA_2, 131_720, 214_298),
+        ("google/gemma-2b", 131_114, 241_980),
+        ("EleutherAI/gpt-neox-20b", 110_856, 221_490),
+        ("microsoft/phi-2", 107_652, 174_262),
+        ("Qwen/Qwen2.5-7B", 171_128, 299_274),
+    ],
+)
+def test_a_layer_keeps_and_needs_what_a_trace_of_it_does(name: str, kept: int, one_layer: int) -> None:
+    workload = replace(trainer("qlora", batch=4, tokens=2048), attention="sdpa", lora_targets=("none",))
+    layers, tokens = len(shape(name).layers), 4 * 2048
+    unchecked = planned(name, replace(workload, checkpointing=False))
+    assert item_bytes(unchecked, "activations saved") / layers / tokens == pytest.approx(kept, rel=0.005)
+    assert item_bytes(planned(name, workload), "one layer's backward") / tokens == pytest.approx(one_layer, rel=0.02)

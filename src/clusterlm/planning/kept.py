@@ -15,6 +15,8 @@ DROPOUT_MASK_BYTES = 1
 PYTHON_GELU = ("gelu_new", "gelu_fast")
 SCALES_IN_FLOAT32 = ("gemma", "gemma2", "gemma3_text")
 """RMSNorm times (1 + weight) before the cast back."""
+FLOAT32_LAYER_NORM = ("cohere", "cohere2")
+"""LayerNorm written out in float32: its centred input and its result."""
 PARALLEL = ("gpt_neox",)
 """Attention and MLP side by side whatever the config leaves out."""
 UNBALANCED = 2
@@ -51,6 +53,8 @@ def _norms(shape: ModelShape, layer: Layer, workload: Workload, size: float) -> 
         trained = FLOAT32_BYTES if shape.architecture in SCALES_IN_FLOAT32 else size
         count = max(1, layer.norm_parameters // hidden)
         return count * hidden * (FLOAT32_BYTES + (trained if workload.method == "full" else 0))
+    if shape.architecture in FLOAT32_LAYER_NORM:
+        return 2 * FLOAT32_BYTES * hidden
     if shape.traits.get("parallel_residual") or shape.architecture in PARALLEL:
         return hidden * size
     return 2 * hidden * (size + DROPOUT_MASK_BYTES)
