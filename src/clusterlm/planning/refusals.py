@@ -5,7 +5,7 @@ from __future__ import annotations
 from clusterlm.errors import ModelError, UsageError, did_you_mean
 from clusterlm.model.encoders import ENCODERS
 from clusterlm.model.shape import Attention, Linear
-from clusterlm.planning.adapters import ALL_LINEAR, adapted_linears
+from clusterlm.planning.adapters import ALL_LINEAR, adapts
 from clusterlm.planning.case import Case
 
 FLASH_CAPABILITY = (8, 0)
@@ -151,9 +151,10 @@ def _refuse_adapters(case: Case) -> None:
     shape, workload = case.shape, case.workload
     if not workload.trains or workload.method not in ("lora", "qlora"):
         return
-    names = sorted({_module(linear) for layer in shape.all_layers() for linear in layer.linears if linear.copies == 1})
+    linears = [linear for layer in shape.all_layers() for linear in layer.linears]
+    names = sorted({_module(linear) for linear in linears if linear.copies == 1})
     for target in workload.lora_targets:
-        if target not in (ALL_LINEAR, "lm_head") and not adapted_linears(shape, (target,)):
+        if target not in (ALL_LINEAR, "lm_head") and not any(adapts(linear, (target,)) for linear in linears):
             hint = did_you_mean(target, [*names, ALL_LINEAR])
             raise UsageError(f"{shape.name} has no module {target!r}", where="--lora-targets", hint=hint)
     if not names:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clusterlm.model.shape import Attention, Layer, Linear, ModelShape
+from clusterlm.planning.adapters import adapted_linears
+from clusterlm.planning.workload import Workload
 
 Sizes = dict[str, float]
 
@@ -35,10 +37,8 @@ class Step:
 def kind_of(layer: Layer) -> str:
     """What sets layers of one model apart: how they mix, and how they feed forward."""
     mixer = layer.mixer
-    if not isinstance(mixer, Attention):
-        mixing = mixer.kind
-    else:
-        mixing = "window" if mixer.window is not None else "full"
+    windowed = isinstance(mixer, Attention) and mixer.window is not None
+    mixing = mixer.kind if not isinstance(mixer, Attention) else "window" if windowed else "full"
     mlp = layer.feed_forward
     return f"{mixing}, {'experts' if mlp.experts else 'dense' if mlp.intermediate_size else 'alone'}"
 
@@ -49,6 +49,8 @@ def structure_of(shape: ModelShape) -> str:
     grouped = any(isinstance(one.mixer, Attention) and one.mixer.kv_heads < one.mixer.heads for one in shape.layers)
     words = [text_architecture(shape), "tied" if shape.tied else "untied"]
     words.append("grouped" if grouped else "one key per query")
+    if any(isinstance(one.mixer, Attention) and one.mixer.value_size != one.mixer.head_size for one in shape.layers):
+        words.append("values of another size")
     words += [f"{name} {value}" for name, value in sorted(shape.traits.items())]
     for kind, layer in sorted(kinds.items()):
         linears = ", ".join(linear.name + ("+bias" if linear.bias else "") for linear in layer.linears)
@@ -70,6 +72,10 @@ TEXT_ARCHITECTURES = {
 """Models with eyes, by the text model in them: its layers are what a text step goes through."""
 
 
+LATENT_NORMED = ("attention.kv_b_proj", "attention.q_b_proj")
+"""Matrices that read a compressed vector, which has a norm of its own."""
+
+
 def text_architecture(shape: ModelShape) -> str:
     return TEXT_ARCHITECTURES.get(shape.architecture, shape.architecture)
 
@@ -80,16 +86,29 @@ def layer_sizes(shape: ModelShape, layer: Layer, step: Step) -> Sizes:
     for width, elements in _widths(shape, layer):
         sizes[f"tokens {width}"] = float(step.tokens * elements)
     sizes |= _attention_sizes(layer, step)
+    if isinstance(layer.mixer, Attention):
+        sizes["context head"] = float((shape.context_tokens or 0) * layer.mixer.head_size)
     for linear in layer.linears:
         sizes[f"weights {linear.name}"] = float(linear.weights)
-        if step.lora_rank and linear.copies == 1:
-            sizes[f"adapter A {linear.name}"] = float(step.lora_rank * linear.inputs)
-            sizes[f"adapter B {linear.name}"] = float(step.lora_rank * linear.outputs)
+        if step.lora_rank:
+            sizes[f"adapter A {linear.name}"] = float(step.lora_rank * linear.copies * linear.inputs)
+            sizes[f"adapter B {linear.name}"] = float(step.lora_rank * linear.copies * linear.outputs)
         if linear.bias:
             sizes[f"vector {linear.name}"] = float(linear.parameters - linear.weights)
+    if isinstance(layer.mixer, Attention) and layer.mixer.latent_size is not None:
+        sizes["rows seen latent"] = float(step.rows * step.seen_tokens * layer.mixer.latent_size)
+        sizes["rows seen rotated"] = float(step.rows * step.seen_tokens * _rotary_size(layer))
+        for linear in layer.linears:
+            if linear.name == "attention.kv_b_proj":
+                sizes["rows seen expanded"] = float(step.rows * step.seen_tokens * linear.outputs)
+        sizes |= {f"vector in {one.name}": float(one.inputs) for one in layer.linears if one.name in LATENT_NORMED}
+    sizes["vector experts"] = float(layer.feed_forward.experts)
     sizes["vector hidden"] = float(shape.hidden_size)
     sizes["vector norms"] = float(layer.norm_parameters)
     sizes["vector other"] = float(layer.other_parameters)
+    if shape.traits.get("position") != "rope":
+        old = _sizes_of_old_positions(shape, step)
+        sizes |= {name: old[name] for name in ("positions hidden", "position table", "heads context")}
     if step.lora_rank:
         sizes["tokens rank"] = float(step.tokens * step.lora_rank)
     return sizes
@@ -98,12 +117,12 @@ def layer_sizes(shape: ModelShape, layer: Layer, step: Step) -> Sizes:
 def outside_sizes(shape: ModelShape, step: Step) -> Sizes:
     """Embedding, masks, rotary tables, last norm, head and loss, and what lasts from the beginning."""
     first = shape.layers[0]
-    head_size = first.mixer.head_size if isinstance(first.mixer, Attention) else 0
+    head_size = _rotary_size(first)
+    heads = first.mixer.heads if isinstance(first.mixer, Attention) else 0
     windows = [
         layer.mixer.window for layer in shape.layers if isinstance(layer.mixer, Attention) and layer.mixer.window
     ]
     context = shape.context_tokens or 0
-    token_table = (shape.vocabulary_size * shape.hidden_size) if shape.embedding_parameters else 0
     sizes: Sizes = {
         "one": 1.0,
         "tokens": float(step.tokens),
@@ -121,11 +140,12 @@ def outside_sizes(shape: ModelShape, step: Step) -> Sizes:
         "rows prompt": float(step.rows * step.prompt_tokens),
         "rank hidden": float(step.lora_rank * shape.hidden_size),
         "rows seen": float(step.rows * step.seen_tokens),
+        "rows heads seen": float(step.rows * heads * step.seen_tokens),
+        "scores": float(step.rows * heads * step.tokens_per_row * step.seen_tokens),
         "hidden": float(shape.hidden_size),
         "head": float(head_size),
         "vocabulary": float(shape.vocabulary_size),
-        "table": float(token_table),
-        "position table": float(shape.embedding_parameters - token_table),
+        "table": float(shape.embedding_parameters - _position_table(shape)),
         "other parameters": float(shape.other_parameters),
         **_cache_sizes(shape, step),
         **_sums_over_layers(shape, step),
@@ -137,6 +157,8 @@ def outside_sizes(shape: ModelShape, step: Step) -> Sizes:
         "layers context square": float(len(shape.layers) * context**2),
         "context square": float(context**2),
     }
+    if shape.traits.get("position") != "rope":
+        sizes |= _sizes_of_old_positions(shape, step)
     if windows:
         window = min(max(windows), step.seen_tokens)
         sizes["rows window"] = float(step.rows * window)
@@ -144,25 +166,68 @@ def outside_sizes(shape: ModelShape, step: Step) -> Sizes:
     return sizes
 
 
+def _sizes_of_old_positions(shape: ModelShape, step: Step) -> Sizes:
+    """Learned tables are read as wide as the hidden state; ALiBi's slopes have a row for each head."""
+    first = shape.layers[0].mixer
+    heads = first.heads if isinstance(first, Attention) else 0
+    return {
+        "positions hidden": float(step.tokens_per_row * shape.hidden_size),
+        "position table": float(_position_table(shape)),
+        "heads": float(heads),
+        "heads seen": float(heads * step.seen_tokens),
+        "heads mask": float(heads * step.tokens_per_row * step.seen_tokens),
+        "heads context": float(heads * (shape.context_tokens or 0)),
+    }
+
+
+def _rotary_size(layer: Layer) -> int:
+    """Head size that rotary tables have: a latent cache's keys are rotated in what is not compressed."""
+    if not isinstance(layer.mixer, Attention):
+        return 0
+    compressed = [linear.inputs for linear in layer.linears if linear.name == "attention.kv_b_proj"]
+    if layer.mixer.latent_size is None or not compressed:
+        return layer.mixer.head_size
+    return layer.mixer.latent_size - compressed[0]
+
+
+def _position_table(shape: ModelShape) -> int:
+    """Parameters of learned positions."""
+    if shape.traits.get("position") != "learned":
+        return 0
+    return max(0, shape.embedding_parameters - shape.vocabulary_size * shape.hidden_size)
+
+
 def _sums_over_layers(shape: ModelShape, step: Step) -> Sizes:
     """What autocast keeps until it ends: copies of the trained weights in the compute type."""
     linears = [linear for layer in shape.layers for linear in layer.linears]
     single = [linear for linear in linears if linear.copies == 1]
-    return {
+    sizes = {
         "all weights": float(sum(linear.weights for linear in linears)),
         "all single weights": float(sum(linear.weights for linear in single)),
         "all biases": float(sum(linear.parameters - linear.weights for linear in linears)),
-        "all adapters": float(step.lora_rank * sum(linear.inputs + linear.outputs for linear in single)),
+        "all experts": float(sum(layer.feed_forward.experts for layer in shape.layers)),
     }
+    if not step.lora_rank:
+        return sizes
+    adapters = {"modules": 0, "routers": 0, "experts in": 0, "experts out": 0}
+    for adapted in adapted_linears(shape, Workload(task="train", method="lora")):
+        linear, rank = adapted.linear, adapted.ranks * step.lora_rank * adapted.linear.copies
+        if linear.copies > 1:
+            adapters["experts in"] += rank * linear.inputs
+            adapters["experts out"] += rank * linear.outputs
+        else:
+            adapters["routers" if linear.name.startswith("router") else "modules"] += adapted.parameters(step.lora_rank)
+    return sizes | {f"all adapters of {name}": float(elements) for name, elements in adapters.items()}
 
 
 def _cache_sizes(shape: ModelShape, step: Step) -> Sizes:
     """Keys and values of all layers, and what they grow by with a token, where a window bounds them and where not."""
-    cache = token = bounded_token = states = 0
+    cache = token = bounded_token = latent = states = 0
     for layer in shape.layers:
         if not isinstance(layer.mixer, Attention):
             states += layer.mixer.state_elements
             continue
+        latent += layer.mixer.latent_size or 0
         elements, window = layer.mixer.cache_elements_per_token, layer.mixer.window
         cache += elements * (step.seen_tokens if window is None else min(step.seen_tokens, window))
         if window is None:
@@ -171,6 +236,8 @@ def _cache_sizes(shape: ModelShape, step: Step) -> Sizes:
             bounded_token += elements
     return {
         "rows cache": float(step.rows * cache),
+        "rows latent cache": float(step.rows * step.seen_tokens * latent),
+        "rows latent cache token": float(step.rows * latent),
         "rows cache token": float(step.rows * token),
         "rows bounded cache token": float(step.rows * bounded_token),
         "rows states": float(step.rows * states),
@@ -187,6 +254,7 @@ def _widths(shape: ModelShape, layer: Layer) -> Iterator[tuple[str, int]]:
     if isinstance(layer.mixer, Attention):
         mixer = layer.mixer
         yield "heads", mixer.heads
+        yield "KV heads", mixer.kv_heads
         yield "head", mixer.head_size
         yield "queries", mixer.heads * mixer.head_size
         yield "keys", mixer.kv_heads * mixer.head_size
@@ -221,12 +289,15 @@ def _attention_sizes(layer: Layer, step: Step) -> Sizes:
     return {
         "scores": float(step.rows * mixer.heads * step.tokens_per_row * seen),
         "mask": float(step.rows * step.tokens_per_row * seen),
+        "rows heads seen": float(step.rows * mixer.heads * seen),
+        "heads seen": float(mixer.heads * seen),
         "rows seen keys": float(step.rows * seen * mixer.kv_heads * mixer.head_size),
         "rows seen values": float(step.rows * seen * mixer.kv_heads * mixer.value_size),
         "rows seen queries": float(step.rows * seen * mixer.heads * mixer.head_size),
         "rows seen outputs": float(step.rows * seen * mixer.heads * mixer.value_size),
         "rows kept keys": float(step.rows * kept * mixer.kv_heads * mixer.head_size),
         "rows kept values": float(step.rows * kept * mixer.kv_heads * mixer.value_size),
+        "mask of one row": float(step.tokens_per_row * seen),
         "positions": float(step.tokens_per_row),
-        "positions head": float(step.tokens_per_row * mixer.head_size),
+        "positions head": float(step.tokens_per_row * _rotary_size(layer)),
     }

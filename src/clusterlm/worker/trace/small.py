@@ -9,7 +9,7 @@ from typing import Any
 from clusterlm.errors import ModelError
 from clusterlm.model.architectures import shape_from_config
 from clusterlm.model.config import ALIASES
-from clusterlm.model.shape import ModelShape
+from clusterlm.model.shape import Attention, ModelShape
 from clusterlm.planning.laws import place
 from clusterlm.planning.sizes import kind_of
 
@@ -96,6 +96,10 @@ class Dice:
         group = self.random.randint(2, 4) if kv_heads < heads else 1
         if kv_heads == 1 < heads:
             count = 1
+        if self.shape.traits.get("position") == "alibi":
+            count = 2 ** self.random.randint(1, 3)  # other numbers of heads take more operations
+        if self.config["model_type"] == "codegen":
+            count = 4 * self.random.randint(2, 3)  # the projections come in four parts
         size = self._head_size()
         self._set("num_attention_heads", count * group)
         if kv_heads < heads or any(key in self.config for key in ALIASES["num_key_value_heads"]):
@@ -134,9 +138,16 @@ class Dice:
         for key in ("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"):
             if self.config.get(key):
                 self.config[key] = 8 * self.random.randint(1, 4)
-        if "qk_rope_head_dim" in self.config:
-            self.config["num_key_value_heads"] = self.config["num_attention_heads"]
-            self.config.pop("head_dim", None)
+        if "qk_rope_head_dim" not in self.config:
+            return
+        self.config["num_key_value_heads"] = self.config["num_attention_heads"]
+        self.config.pop("head_dim", None)
+        mixer = self.shape.layers[0].mixer
+        head_size = self.config["qk_rope_head_dim"] + self.config["qk_nope_head_dim"]
+        if isinstance(mixer, Attention) and mixer.value_size == mixer.head_size:
+            self.config["v_head_dim"] = head_size
+        elif self.config["v_head_dim"] == head_size:
+            self.config["v_head_dim"] += 8
 
     def _set(self, size: str, value: int) -> None:
         self._each(" ".join(ALIASES.get(size, (size,))), value)
