@@ -28,6 +28,7 @@ class Setup:
 
     task: str
     method: str = "full"
+    """full, lora (on all linear modules), or lora-attention (on those of the attention)."""
     checkpointing: bool = False
     dtype: str = "bfloat16"
     """bfloat16 (float16 is alike), float32, or autocast: computed in bfloat16, what is trained is kept in float32."""

@@ -209,13 +209,15 @@ def _sums_over_layers(shape: ModelShape, step: Step) -> Sizes:
     }
     if not step.lora_rank:
         return sizes
-    adapters = {"modules": 0, "routers": 0, "experts in": 0, "experts out": 0}
+    adapters = {"modules": 0, "attention": 0, "routers": 0, "experts in": 0, "experts out": 0}
     for adapted in adapted_linears(shape, Workload(task="train", method="lora")):
         linear, rank = adapted.linear, adapted.ranks * step.lora_rank * adapted.linear.copies
         if linear.copies > 1:
             adapters["experts in"] += rank * linear.inputs
             adapters["experts out"] += rank * linear.outputs
         else:
+            if linear.name.startswith("attention"):
+                adapters["attention"] += adapted.parameters(step.lora_rank)
             adapters["routers" if linear.name.startswith("router") else "modules"] += adapted.parameters(step.lora_rank)
     return sizes | {f"all adapters of {name}": float(elements) for name, elements in adapters.items()}
 

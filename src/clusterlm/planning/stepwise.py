@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from clusterlm.model.shape import Attention, ModelShape
+from clusterlm.planning.adapters import adapts
 from clusterlm.planning.footprint import Item, Phase
 from clusterlm.planning.generation import cache_bytes_per_sequence, slice_weight_items, slices
 from clusterlm.planning.laws import Law, Moment, Setup, find_law, kept_formula, moments
@@ -27,9 +28,24 @@ def training_setup(shape: ModelShape, workload: Workload) -> Setup | None:
         return None
     if workload.selective_checkpointing or workload.chunked_loss:
         return None
+    if method == "lora" and _only_attention(shape, workload.lora_targets):
+        method = "lora-attention"
     dtype = "autocast" if workload.autocast else "float32" if workload.dtype == "float32" else "bfloat16"
     mask = "window" if _passes_window(shape, workload.sequence_tokens) else "none"
     return Setup("train", method, workload.checkpointing, dtype, mask)
+
+
+def _only_attention(shape: ModelShape, targets: tuple[str, ...]) -> bool:
+    linears = [linear for layer in shape.layers for linear in layer.linears if adapts(linear, targets)]
+    return bool(linears) and all(linear.name.startswith("attention.") for linear in linears)
+
+
+def _learned(shape: ModelShape, setup: Setup) -> Law | None:
+    """Where adapters of the attention alone were not learned, those of all matrices stand in: never less."""
+    law = find_law(shape, setup)
+    if law is None and setup.method == "lora-attention":
+        return find_law(shape, replace(setup, method="lora"))
+    return law
 
 
 def generation_setup(shape: ModelShape, workload: Workload) -> Setup | None:
@@ -51,7 +67,7 @@ def stepwise_training_phases(
 ) -> tuple[Phase, ...] | None:
     """None where nothing was learned of this architecture or this way to train it."""
     setup = training_setup(shape, workload)
-    law = find_law(shape, setup) if setup else None
+    law = _learned(shape, setup) if setup else None
     if setup is None or law is None:
         return None
     stored = replace(workload, dtype="float32") if setup.weights_in_float32 else workload

@@ -28,7 +28,7 @@ from clusterlm.planning.laws import Setup, place
 from clusterlm.planning.sizes import Sizes, Step, kind_of, layer_sizes, outside_sizes, structure_of
 from clusterlm.worker.trace import build, steps
 from clusterlm.worker.trace.cache import library_versions
-from clusterlm.worker.trace.request import TraceRequest
+from clusterlm.worker.trace.request import ALL_LINEAR, TraceRequest
 from clusterlm.worker.trace.small import Dice, shallow
 from clusterlm.worker.trace.storage import StorageTracker
 from clusterlm.worker.trace.watch import watch_modules
@@ -227,7 +227,9 @@ class NotLinearError(Exception):
 
 def learn(config: dict[str, Any], setup: Setup, likely: Likely) -> dict[str, Any]:
     """The laws of all regions of one setup, in the order of execution."""
-    found = examples(config, request_of(setup), beyond_window=setup.mask == "window")
+    found = examples(
+        config, request_of(setup, shape_from_config(config, "large")), beyond_window=setup.mask == "window"
+    )
     regions: list[dict[str, Any]] = []
     for index, region in enumerate(found[0].regions[:-1]):
         if region.phase == "outside":
@@ -252,7 +254,7 @@ def _law_of_beginning(found: list[Example], index: int) -> Law:
     return laws(rows, numpy.array([[each.regions[index].lives[0] - each.base_bytes] for each in found]))[0]
 
 
-def request_of(setup: Setup) -> TraceRequest:
+def request_of(setup: Setup, shape: ModelShape) -> TraceRequest:
     return TraceRequest(
         config={},
         task="train" if setup.task == "train" else "generate",
@@ -260,10 +262,17 @@ def request_of(setup: Setup) -> TraceRequest:
         dtype="float32" if setup.weights_in_float32 else "bfloat16",
         autocast=setup.dtype == "autocast",
         padded=setup.mask == "padded",
-        method="lora" if setup.method == "lora" else "full",
+        method="full" if setup.method == "full" else "lora",
+        lora_targets=attention_modules(shape) if setup.method == "lora-attention" else ALL_LINEAR,
         gradient_checkpointing=setup.checkpointing,
         optimizer="sgd",
     )
+
+
+def attention_modules(shape: ModelShape) -> tuple[str, ...]:
+    """By the ends of their names."""
+    names = [linear.name.split(".") for layer in shape.layers for linear in layer.linears]
+    return tuple(sorted({name[-1] for name in names if name[0] == "attention"}))
 
 
 def _law_of_region(found: list[Example], index: int, likely: Likely) -> dict[str, Any]:
@@ -323,6 +332,11 @@ SETUPS = (
         for checkpointing in (True, False)
         for dtype in ("bfloat16", "float32", "autocast")
     ),
+    *(
+        Setup("train", "lora-attention", checkpointing, dtype)
+        for checkpointing in (True, False)
+        for dtype in ("bfloat16", "autocast")
+    ),
     *(Setup("generate", dtype=dtype, mask=mask) for dtype in ("bfloat16", "float32") for mask in ("none", "padded")),
 )
 
@@ -335,13 +349,15 @@ def setups_of(shape: ModelShape) -> list[Setup]:
     return [*SETUPS, *beyond]
 
 
-def learn_structure(name: str, alike: Sequence[ModelShape]) -> dict[str, Any]:
+def learn_structure(name: str, alike: Sequence[ModelShape], known: dict[str, Any]) -> dict[str, Any]:
     """All setups of the structure that the catalogue's model `name` has; those that cannot run are left out."""
     config = text_config(name)
     shape = shape_from_config(config, name)
     likely = likely_sizes([shape, *alike])
-    setups = {}
+    setups = dict(known)
     for setup in setups_of(shape):
+        if setup.key in known:
+            continue
         try:
             setups[setup.key] = learn(config, setup, likely)
         except (ClusterlmError, RuntimeError) as problem:
@@ -353,14 +369,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m clusterlm.worker.trace.learn", description=__doc__)
     parser.add_argument("names", nargs="+", metavar="ID", help="models of the catalogue, or config.json files")
     parser.add_argument("--folder", type=Path, required=True, help="where ARCHITECTURE.json are kept")
+    parser.add_argument("--anew", action="store_true", help="learn again what is known already")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     everything = _catalogue_shapes()
     for name in chosen.names:
         content = text_config(name)
         structure = structure_of(shape_from_config(content, name))
-        entry = learn_structure(name, [shape for shape in everything if structure_of(shape) == structure])
-        keep(entry, chosen.folder / f"{content['model_type']}.json")
+        file = chosen.folder / f"{content['model_type']}.json"
+        known = {} if chosen.anew else known_setups(file, structure)
+        keep(learn_structure(name, [shape for shape in everything if structure_of(shape) == structure], known), file)
     return 0
 
 
@@ -378,6 +396,15 @@ def _catalogue_shapes() -> list[ModelShape]:
         with suppress(ClusterlmError):
             found.append(shape_from_config(catalogue_config(name) or {}, name))
     return found
+
+
+def known_setups(file: Path, structure: str) -> dict[str, Any]:
+    """Those that were learned with the libraries installed now."""
+    entries = json.loads(file.read_text("utf-8")) if file.exists() else []
+    versions = library_versions()
+    return next(
+        (dict(one["setups"]) for one in entries if one["structure"] == structure and one["versions"] == versions), {}
+    )
 
 
 def keep(entry: dict[str, Any], file: Path) -> None:
