@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.rows import NotCovered, Question, question, read_rows
 from clusterlm.planning.memory import footprint, phases_per_gpu
-from clusterlm.planning.weights import element_bytes
+from clusterlm.planning.weights import element_bytes, scheme_of, weight_sizes
 
 GIB = 2**30
 FAMILIES = ("allocated inference", "allocated training", "reserved", "vllm", "card", "oom")
@@ -109,8 +109,12 @@ def rules(asked: Question) -> dict[str, float]:
     """GiB per GPU by accelerate estimate-memory's rule and by hf-mem's (weights and cache)."""
     shape, workload = asked.shape, asked.workload
     gpus = asked.strategy.gpus if workload.task != "train" or asked.strategy.model_shards > 1 else 1
-    weights = shape.parameters * element_bytes(workload.dtype)
-    accelerate = 4 * weights if workload.trains else weights * 1.2
+    scheme = scheme_of(shape, workload.quantise)
+    size = element_bytes(workload.dtype)
+    # accelerate knows 4, 2, 1 and half a byte; hf-mem reads the headers of the files, which are right when quantised too.
+    rounded = size if scheme is None else 0.5 if scheme.per_weight < 0.8 else 1.0
+    weights = weight_sizes(shape, workload.dtype, scheme).total
+    accelerate = shape.parameters * (4 * size if workload.trains and workload.method == "full" else 1.2 * rounded)
     tokens = workload.sequence_tokens + workload.new_tokens
     cache = sum(
         layer.mixer.cache_elements_per_token * min(tokens, layer.mixer.window or tokens)

@@ -64,7 +64,9 @@ def traced(config: dict[str, Any], case: dict[str, Any], dtype: Any, rows: int, 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("case", [INFERENCE, *TRAINING], ids=lambda case: "-".join(str(value) for value in case.values()))
+@pytest.mark.parametrize(
+    "case", [INFERENCE, *TRAINING], ids=lambda case: "-".join(str(value) for value in case.values())
+)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_closed_form_and_trace_agree_on_every_architecture(architecture: str, case: dict[str, Any], dtype: str) -> None:
     config = tiny_config(architecture)
