@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ from clusterlm.errors import ModelError, did_you_mean
 
 SAMPLE_BYTES = 1 << 20
 """So much of each weight file's start, middle and end goes into the fingerprint: new weights change all three."""
+
+HUB_ANSWERS_SECONDS = 10
+UNAUTHORISED = 401
+"""Answered for a private model, and for one that is not there; huggingface_hub knows that of https only."""
 
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*", "*.tiktoken")
 """Files of a hub repository that are fetched; pickled weights only where there are no safetensors."""
@@ -57,40 +63,87 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
     return ModelFolder(name=name, path=snapshot, fingerprint=snapshot.name)
 
 
+def fetch_config(name: str) -> Path:
+    """The cache's folder of a hub model's config.json: neither weights nor a tokenizer are fetched."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    with _as_model_errors(name, None, f"hf download {name} config.json"):
+        try:
+            _ask_hub(name)
+            folder = Path(hf_hub_download(name, "config.json")).parent
+        except RemoteEntryNotFoundError:
+            # An adapter's own file names the model that it belongs to.
+            return Path(hf_hub_download(name, "adapter_config.json")).parent
+        if "quantization_config" not in _read_json(folder / "config.json"):
+            with contextlib.suppress(RemoteEntryNotFoundError):
+                hf_hub_download(name, "quantize_config.json")
+    return folder
+
+
+def _ask_hub(name: str) -> None:
+    """Once: where nobody answers, hf_hub_download would try for half a minute. OSError as huggingface_hub has them."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_ANSWERS_SECONDS)
+    except (OSError, ValueError):
+        raise
+    except Exception as silence:  # httpx's or httpx2's, by huggingface_hub's version
+        raise ConnectionError(str(silence)) from silence
+
+
 def _fetch(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
+
+    with _as_model_errors(name, revision, f"hf download {name}"):
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*WANTED, "pytorch_model*.bin"]))
+    return folder
+
+
+@contextlib.contextmanager
+def _as_model_errors(name: str, revision: str | None, command: str) -> Iterator[None]:
+    """What the hub refuses, in a sentence; `command` fetches the same on a machine with internet."""
+    from huggingface_hub.constants import is_offline_mode
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*WANTED, "pytorch_model*.bin"]))
+        yield
     except GatedRepoError:
         hint = f"ask for access at https://huggingface.co/{name}, then run: hf auth login"
         raise ModelError("the owner lets only registered users have this model", where=name, hint=hint) from None
     except RepositoryNotFoundError:
-        hint = "check the spelling; a private model needs: hf auth login"
-        raise ModelError(
-            "the Hugging Face hub has no such model, nor is there such a folder", where=name, hint=hint
-        ) from None
+        raise _not_on_the_hub(name) from None
     except RevisionNotFoundError:
         raise ModelError(f"has no revision {revision!r}", where=name) from None
+    except RemoteEntryNotFoundError:
+        raise ModelError("has no config.json on the hub, so it is no model of transformers", where=name) from None
     except HFValidationError:
         raise ModelError("is neither a folder nor a model id like 'owner/name'", where=name) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        hint = (
-            f"on a machine with internet: hf download {name}; or name a local folder, or 'demo' for the built-in model"
-        )
-        problem = "is not in the Hugging Face cache, and the hub cannot be reached; nor is there such a folder"
-        raise ModelError(problem, where=name, hint=hint) from None
-    return folder
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as problem:
+        status = getattr(getattr(problem, "response", None), "status_code", None)
+        if status == UNAUTHORISED:
+            raise _not_on_the_hub(name) from None
+        answer = f"the hub answers with error {status}" if status else "the hub cannot be reached"
+        why = "HF_HUB_OFFLINE forbids asking the hub" if is_offline_mode() else answer
+        hint = f"on a machine with internet: {command}; or name a local folder, or 'demo' for the built-in model"
+        missing = f"is not in the Hugging Face cache, and {why}; nor is there such a folder"
+        raise ModelError(missing, where=name, hint=hint) from None
+
+
+def _not_on_the_hub(name: str) -> ModelError:
+    hint = "check the spelling; a private model needs: hf auth login"
+    return ModelError("the Hugging Face hub has no such model, nor is there such a folder", where=name, hint=hint)
 
 
 def check_model_folder(path: Path) -> None:

@@ -15,6 +15,10 @@ from clusterlm.model.headers import with_stored_sizes
 from clusterlm.model.shape import ModelShape
 
 
+class UnknownModel(ModelError):
+    """Neither a folder, nor in the cache, nor in the catalogue: the hub may have it."""
+
+
 def find_model(name: str) -> ModelShape:
     """The shape of a folder, of a model id in the Hugging Face cache, or of one that the catalogue knows."""
     path = Path(name).expanduser()
@@ -92,10 +96,10 @@ def _no_config(folder: Path) -> ModelError:
     return ModelError("has no config.json, so it is no model folder", where=str(folder))
 
 
-def _unknown(name: str) -> ModelError:
+def _unknown(name: str) -> UnknownModel:
     close = nearest_names(name)
     likely = f"did you mean {', '.join(close)}? else " if close else ""
     hint = f"{likely}give a folder that has the model's config.json (hf download {name} config.json)"
-    return ModelError(
+    return UnknownModel(
         "is no folder, nor in the Hugging Face cache, nor in clusterlm's catalogue", where=name, hint=hint
     )
