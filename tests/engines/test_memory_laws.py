@@ -11,14 +11,18 @@ from clusterlm.cluster import find_gpu
 from clusterlm.model.architectures import shape_from_config
 from clusterlm.model.catalogue import catalogue_config
 from clusterlm.planning.coefficients import cublas_bytes
+from clusterlm.planning.laws import Setup, find_law
 from clusterlm.planning.memory import phases_per_gpu
 from clusterlm.planning.workload import Workload
 from clusterlm.strategy import Strategy
 from clusterlm.worker.trace import TraceRequest, trace
+from clusterlm.worker.trace.learn import learn, likely_sizes
 from tests.engines.zoo import ARCHITECTURES, VOCABULARY
 
 GPU = find_gpu("a100-80")
 LARGEST_DIFFERENCE = 0.03
+ATTENTION_ONLY = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""PEFT cannot adapt the router of Llama 4, which all-linear would include."""
 TRAINING = [
     {"task": "train", "method": method, "gradient_checkpointing": checkpointing}
     for method, checkpointing in itertools.product(("full", "lora"), (True, False))
@@ -32,6 +36,10 @@ REAL_MODELS = [
     ("EleutherAI/gpt-neox-20b", {"task": "train", "method": "lora", "gradient_checkpointing": False}),
     ("deepseek-ai/DeepSeek-V3", {"task": "generate", "new_tokens": 100}),
 ]
+
+
+def targets(architecture: str) -> tuple[str, ...]:
+    return ATTENTION_ONLY if architecture == "llama4_text" else ("all-linear",)
 
 
 def tiny_config(architecture: str) -> dict[str, Any]:
@@ -50,6 +58,7 @@ def closed_form(config: dict[str, Any], case: dict[str, Any], dtype: str, rows: 
         new_tokens=case.get("new_tokens", 0),
         checkpointing=case.get("gradient_checkpointing", False),
         optimizer="adamw-fused",
+        lora_targets=targets(config["model_type"]),
     )
     (phases,) = phases_per_gpu(shape_from_config(config, "tested"), workload, Strategy(), GPU)
     workspace = cublas_bytes(GPU.compute_capability, handles=2 if workload.trains else 1)
@@ -57,8 +66,15 @@ def closed_form(config: dict[str, Any], case: dict[str, Any], dtype: str, rows: 
 
 
 def traced(config: dict[str, Any], case: dict[str, Any], dtype: Any, rows: int, tokens: int) -> int:
+    adapted = targets(config["model_type"])
     request = TraceRequest(
-        config=config, sequence_tokens=tokens, batch=rows, dtype=dtype, optimizer="adamw_fused", **case
+        config=config,
+        sequence_tokens=tokens,
+        batch=rows,
+        dtype=dtype,
+        optimizer="adamw_fused",
+        lora_targets=adapted if len(adapted) > 1 else adapted[0],
+        **case,
     )
     return trace(request).peak_bytes
 
@@ -81,3 +97,41 @@ def test_closed_form_and_trace_agree_on_models_of_real_size(name: str, case: dic
     assert config is not None
     told = traced(config, case, "bfloat16", 1, 1024)
     assert closed_form(config, case, "bfloat16", 1, 1024) == pytest.approx(told, rel=LARGEST_DIFFERENCE)
+
+
+def changes(law: dict[str, Any]) -> list[Any]:
+    """What each region leaves behind; which of its moments are kept depends on the sizes that are thought likely."""
+    found: list[Any] = []
+    for region in law["regions"]:
+        parts = region["layers"].values() if "layers" in region else [region]
+        found += [part.get("begin", part.get("after")) for part in parts]
+    return found
+
+
+def test_shipped_law_is_what_the_installed_libraries_do() -> None:
+    name, setup = "meta-llama/Llama-3.1-8B", Setup("train", "lora", checkpointing=True)
+    config = catalogue_config(name)
+    assert config is not None
+    shape = shape_from_config(config, name)
+    shipped = find_law(shape, setup)
+    assert shipped is not None and shipped.exact
+    assert changes(learn(config, setup, likely_sizes([shape]))) == changes(shipped.setup)
+
+
+def test_adapters_on_the_attention_alone_keep_less_than_on_all_matrices() -> None:
+    config = catalogue_config("meta-llama/Llama-3.1-8B")
+    assert config is not None
+    request = TraceRequest(
+        config=config,
+        task="train",
+        method="lora",
+        sequence_tokens=512,
+        optimizer="adamw_fused",
+        lora_targets=ATTENTION_ONLY,
+    )
+    workload = Workload(
+        task="train", method="lora", sequence_tokens=512, optimizer="adamw-fused", lora_targets=ATTENTION_ONLY
+    )
+    (phases,) = phases_per_gpu(shape_from_config(config, "tested"), workload, Strategy(), GPU)
+    told = max(phase.bytes for phase in phases) - cublas_bytes(GPU.compute_capability, handles=2)
+    assert told == pytest.approx(trace(request).peak_bytes, rel=LARGEST_DIFFERENCE)
