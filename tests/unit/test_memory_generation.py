@@ -57,7 +57,11 @@ def test_old_transformers_keeps_the_logits_of_the_whole_prompt_and_two_caches(
 
 def test_a_sliding_window_bounds_the_cache() -> None:
     short, long = (
-        item_bytes(planned("mistralai/Mistral-7B-v0.1", Workload(sequence_tokens=tokens)), "last token", "KV cache")
+        item_bytes(
+            planned("mistralai/Mistral-7B-v0.1", Workload(sequence_tokens=tokens, new_tokens=2)),
+            "last token",
+            "KV cache",
+        )
         for tokens in (4096, 16384)
     )
     # 32 layers x 4096 tokens x 2 x 8 KV heads x 128 x 2 B

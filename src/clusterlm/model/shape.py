@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 BYTES_PER_ELEMENT = {
     "float32": 4.0,
@@ -88,11 +90,11 @@ class Layer:
     other_parameters: int = 0
     cross_attention: bool = False
 
-    @property
+    @cached_property
     def linear_weights(self) -> int:
         return sum(linear.weights for linear in self.linears)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         return sum(linear.parameters for linear in self.linears) + self.norm_parameters + self.other_parameters
 
@@ -144,18 +146,39 @@ class ModelShape:
     traits: dict[str, str] = field(default_factory=dict, hash=False)
     """Facts that change how activations are saved and that no size tells: activation function, norm kind."""
 
+    def __post_init__(self) -> None:
+        """Equal layers become one object, so that what is counted of one need not be counted again of the others."""
+        known: dict[Layer, Layer] = {}
+        by_identity: dict[int, Layer] = {}
+        for name in ("encoder_layers", "layers"):
+            layers = []
+            for layer in getattr(self, name):
+                if id(layer) not in by_identity:
+                    by_identity[id(layer)] = known.setdefault(layer, layer)
+                layers.append(by_identity[id(layer)])
+            object.__setattr__(self, name, tuple(layers))
+
+    @cached_property
+    def counted_layers(self) -> tuple[tuple[Layer, int], ...]:
+        """Each of the unequal layers, and how many there are of it; an encoder's left out."""
+        return _counted(self.layers)
+
+    @cached_property
+    def counted_all_layers(self) -> tuple[tuple[Layer, int], ...]:
+        return _counted((*self.encoder_layers, *self.layers))
+
     def all_layers(self) -> Iterator[Layer]:
         yield from self.encoder_layers
         yield from self.layers
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         return sum(self.parameters_by_part().values())
 
-    @property
+    @cached_property
     def linear_weights(self) -> int:
         """Matrix elements inside the blocks: what LoRA's all-linear adapts and quantisers shrink."""
-        return sum(layer.linear_weights for layer in self.all_layers())
+        return sum(count * layer.linear_weights for layer, count in self.counted_all_layers)
 
     def parameters_by_part(self) -> dict[str, int]:
         """embedding, attention, mlp, experts, router, norms, head, other: parameters, summing to the whole."""
@@ -164,23 +187,30 @@ class ModelShape:
         parts["head"] = self.head_parameters
         parts["norms"] = self.final_norm_parameters
         parts["other"] = self.other_parameters
-        for layer in self.all_layers():
-            parts["norms"] += layer.norm_parameters
-            parts["other"] += layer.other_parameters
+        for layer, count in self.counted_all_layers:
+            parts["norms"] += count * layer.norm_parameters
+            parts["other"] += count * layer.other_parameters
             for linear in layer.linears:
-                parts[part_of(linear)] += linear.parameters
+                parts[part_of(linear)] += count * linear.parameters
         return parts
 
     @property
     def active_parameters(self) -> int:
         """Parameters that one token passes through: a mixture's idle experts left out."""
         idle = 0
-        for layer in self.all_layers():
+        for layer, count in self.counted_all_layers:
             for linear in layer.linears:
                 if linear.copies > 1:
                     used = layer.feed_forward.active_experts
-                    idle += linear.parameters // linear.copies * (linear.copies - used)
+                    idle += count * linear.parameters // linear.copies * (linear.copies - used)
         return self.parameters - idle
+
+
+def _counted(layers: Sequence[Layer]) -> tuple[tuple[Layer, int], ...]:
+    """Equal ones are one object."""
+    by_identity = {id(layer): layer for layer in layers}
+    counts = Counter(id(layer) for layer in layers)
+    return tuple((layer, counts[key]) for key, layer in by_identity.items())
 
 
 def part_of(linear: Linear) -> str:

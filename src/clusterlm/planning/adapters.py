@@ -11,10 +11,13 @@ ALL_LINEAR = "all-linear"
 
 
 EXPERTS_ADAPTED = frozenset(
-    """mixtral minimax minimax_m2 afmoe deepseek_v2 deepseek_v3 deepseek_v32 dots1 ernie4_5_moe glm4_moe glm4_moe_lite
-    glm4v_moe longcat_flash qwen3_moe qwen3_next hunyuan_v1_moe flex_olmo olmoe kimi_k2 kimi_vl""".split()
-)
-"""PEFT 0.21 with transformers 5: all-linear (or the names of an expert's matrices) means the fused tensors and the router
+    [
+        "mixtral", "minimax", "minimax_m2", "afmoe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1",
+        "ernie4_5_moe", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "longcat_flash", "qwen3_moe", "qwen3_next",
+        "hunyuan_v1_moe", "flex_olmo", "olmoe", "kimi_k2", "kimi_vl",
+    ]
+)  # fmt: skip
+"""PEFT 0.21 with transformers 5: all-linear (or the names of an expert's matrices) means the fused tensors and router
 of these, and no dense MLP beside them (peft/utils/transformers_weight_conversion.py)."""
 
 
@@ -39,13 +42,18 @@ def adapts(linear: Linear, targets: tuple[str, ...]) -> bool:
 
 def adapted_linears(shape: ModelShape, workload: Workload) -> list[Adapted]:
     """Matrices of all layers that get adapters."""
+    return [adapted for adapted, count in counted_adapted_linears(shape, workload) for _ in range(count)]
+
+
+def counted_adapted_linears(shape: ModelShape, workload: Workload) -> list[tuple[Adapted, int]]:
+    """Matrices that get adapters, and how many layers are equal to the one that has them."""
     fused = workload.software.engine == "transformers" and workload.software.version >= (5,)
     found = []
-    for layer in shape.all_layers():
+    for layer, count in shape.counted_all_layers:
         for linear in layer.linears:
             ranks = _ranks(shape.architecture, linear, workload.lora_targets, fused=fused)
             if ranks:
-                found.append(Adapted(linear, ranks))
+                found.append((Adapted(linear, ranks), count))
     return found
 
 
@@ -72,7 +80,7 @@ def adapter_parameters(shape: ModelShape, workload: Workload) -> int:
         norms = sum(layer.norm_parameters for layer in shape.layers) + shape.final_norm_parameters
         return rows + norms + 2 * shape.vocabulary_size + len(shape.layers) * (10 * shape.hidden_size + 32)
     rank, targets = workload.lora_rank, workload.lora_targets
-    total = sum(adapted.parameters(rank) for adapted in adapted_linears(shape, workload))
+    total = sum(count * adapted.parameters(rank) for adapted, count in counted_adapted_linears(shape, workload))
     if "lm_head" in targets:
         total += rank * (shape.hidden_size + shape.vocabulary_size)
     return total

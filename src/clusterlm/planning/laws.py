@@ -14,7 +14,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from clusterlm.model.shape import Layer, ModelShape
+from clusterlm.model.shape import ModelShape
 from clusterlm.planning.sizes import Sizes, Step, kind_of, layer_sizes, outside_sizes, structure_of, text_architecture
 
 GRADIENT_WORDS = ("weights", "adapter", "vector", "table", "position", "hidden", "vocabulary", "other")
@@ -77,36 +77,91 @@ class Law:
     """False where the law of the nearest structure of this architecture stands in."""
 
 
-def find_law(shape: ModelShape, setup: Setup) -> Law | None:
+@dataclass(frozen=True)
+class Entry:
+    """One structure's line of a file; of its setups only those that are asked for are parsed."""
+
+    structure: str
+    example: str
+    versions: dict[str, str]
+    setups: str
+
+    def has(self, key: str) -> bool:
+        return f'"{key}":' in self.setups
+
+    def setup(self, key: str) -> dict[str, Any]:
+        name = f'"{key}":'
+        found: dict[str, Any] = json.JSONDecoder().raw_decode(self.setups, self.setups.index(name) + len(name))[0]
+        return found
+
+
+@cache
+def find_law_of(architecture: str, structure: str, key: str) -> Law | None:
     """The law of this structure; else of the nearest one of the architecture that has the setup; else None."""
-    entries = [one for one in _laws_of(text_architecture(shape)) if setup.key in one["setups"]]
+    entries = [one for one in _entries_of(architecture) if one.has(key)]
     if not entries:
         return None
-    structure = structure_of(shape)
-    entry = max(entries, key=lambda one: _likeness(structure, one["structure"]))
-    return Law(
-        entry["structure"], entry["example"], entry["versions"], entry["setups"][setup.key],
-        exact=entry["structure"] == structure,
-    )  # fmt: skip
+    found = max(entries, key=lambda one: _likeness(structure, one.structure))
+    return Law(found.structure, found.example, found.versions, found.setup(key), exact=found.structure == structure)
+
+
+def find_law(shape: ModelShape, setup: Setup) -> Law | None:
+    """None where nothing was learned of this architecture in this setup."""
+    return find_law_of(text_architecture(shape), structure_of(shape), setup.key)
+
+
+@dataclass(frozen=True)
+class _Rise:
+    """One region, evaluated: its highest, and what remains after it."""
+
+    working: float
+    formula: str
+    kept: float
+    gradients: float
 
 
 def moments(law: Law, shape: ModelShape, step: Step, phases: tuple[str, ...]) -> Iterator[Moment]:
     """The highest point of every region of these phases, in order."""
     outside = outside_sizes(shape, step)
-    sizes_of: dict[Layer, Sizes] = {}
+    sizes_of = {id(layer): layer_sizes(shape, layer, step) for layer, _ in shape.counted_layers}
     kept = gradients = 0.0
     for region in law.setup["regions"]:
-        if region["phase"] not in phases:
+        phase = region["phase"]
+        if phase not in phases:
             continue
         if "begin" in region:
             kept = _value(region["begin"], outside)
             continue
-        for event, own, sizes in _parts(region, shape, step, outside, sizes_of):
-            highest: dict[str, float] = max(own["peaks"], key=lambda peak: _value(peak, sizes), default={})
-            working = max(_value(highest, sizes), 0.0)
-            yield Moment(region["phase"], event, kept, gradients, working, in_words(highest))
-            change, gradient = _change(own["after"], sizes, backward=region["phase"] == "backward")
-            kept, gradients = kept + change, gradients + gradient
+        backward = phase == "backward"
+        if "layers" in region:
+            place_of = "layer"
+            rises = _rises_of_layers(region["layers"], shape, sizes_of, backward=backward)
+        else:
+            place_of, rises = region["event"], iter([_rise(region, outside, backward=backward)])
+        for rise in rises:
+            yield Moment(phase, place_of, kept, gradients, rise.working, rise.formula)
+            kept, gradients = kept + rise.kept, gradients + rise.gradients
+
+
+def _rises_of_layers(
+    laws: dict[str, Any], shape: ModelShape, sizes_of: dict[int, Sizes], *, backward: bool
+) -> Iterator[_Rise]:
+    """Of each layer in the order of the pass; equal layers at the same kind of place are evaluated once."""
+    depth = len(shape.layers)
+    known: dict[tuple[str, int], _Rise] = {}
+    for index in range(depth - 1, -1, -1) if backward else range(depth):
+        layer = shape.layers[index]
+        key = place(index, depth), id(layer)
+        if key not in known:
+            own = _law_of_layer(laws, key[0], kind_of(layer))
+            known[key] = _rise(own, sizes_of[id(layer)], backward=backward)
+        yield known[key]
+
+
+def _rise(own: dict[str, Any], sizes: Sizes, *, backward: bool) -> _Rise:
+    highest: dict[str, float] = max(own["peaks"], key=lambda peak: _value(peak, sizes), default={})
+    kept, gradients = _change(own["after"], sizes, backward=backward)
+    return _Rise(max(_value(highest, sizes), 0.0), _in_words(tuple(highest.items())), kept, gradients)
 
 
 def kept_formula(law: Law) -> str:
@@ -120,8 +175,13 @@ def kept_formula(law: Law) -> str:
 
 def in_words(law: dict[str, float]) -> str:
     """`tokens x (16 hidden + 8 gate_proj) B + 2 weights q_proj B`."""
+    return _in_words(tuple(law.items()))
+
+
+@cache
+def _in_words(law: tuple[tuple[str, float], ...]) -> str:
     groups: dict[str, list[str]] = {}
-    for name, number in sorted(law.items(), key=lambda item: -abs(item[1])):
+    for name, number in sorted(law, key=lambda item: -abs(item[1])):
         factor, _, size = name.partition(" ")
         shown = size.removeprefix("out ").rsplit(".", 1)[-1] if size else ""
         groups.setdefault(factor if size else "", []).append(f"{number:g} {shown or factor}")
@@ -129,21 +189,6 @@ def in_words(law: dict[str, float]) -> str:
         f"{factor} x ({' + '.join(terms)}) B" if factor else f"({' + '.join(terms)}) B"
         for factor, terms in groups.items()
     ).replace("+ -", "- ")
-
-
-def _parts(
-    region: dict[str, Any], shape: ModelShape, step: Step, outside: Sizes, sizes_of: dict[Layer, Sizes]
-) -> Iterator[tuple[str, dict[str, Any], Sizes]]:
-    """The region itself, or the layers that it goes through."""
-    if "layers" not in region:
-        yield region["event"], region, outside
-        return
-    order = range(len(shape.layers))
-    for index in reversed(order) if region["phase"] == "backward" else order:
-        layer = shape.layers[index]
-        if layer not in sizes_of:
-            sizes_of[layer] = layer_sizes(shape, layer, step)
-        yield "layer", _law_of_layer(region["layers"], place(index, len(order)), kind_of(layer)), sizes_of[layer]
 
 
 def place(index: int, depth: int) -> str:
@@ -176,12 +221,18 @@ def _law_of_layer(laws: dict[str, Any], where: str, kind: str) -> dict[str, Any]
 
 
 @cache
-def _laws_of(architecture: str) -> list[dict[str, Any]]:
+def _entries_of(architecture: str) -> list[Entry]:
+    """A line is an entry: `{"structure": ..., "example": ..., "versions": ..., "setups": {NAME: {...}, ...}}`."""
     file = resources.files("clusterlm") / "planning" / "laws" / f"{architecture}.json"
     if not file.is_file():
         return []
-    entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    return entries
+    lines = (line.strip("[],\n") for line in file.read_text(encoding="utf-8").splitlines())
+    return [_entry(line) for line in lines if line]
+
+
+def _entry(line: str) -> Entry:
+    head, _, setups = line.partition(',"setups":')
+    return Entry(**json.loads(f"{head}}}"), setups=setups)
 
 
 def _likeness(one: str, other: str) -> int:

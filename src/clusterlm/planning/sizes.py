@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clusterlm.model.shape import Attention, Layer, Linear, ModelShape
-from clusterlm.planning.adapters import adapted_linears
+from clusterlm.planning.adapters import counted_adapted_linears
 from clusterlm.planning.workload import Workload
 
 Sizes = dict[str, float]
@@ -45,11 +45,12 @@ def kind_of(layer: Layer) -> str:
 
 def structure_of(shape: ModelShape) -> str:
     """All that decides which operations run, and no size: two models with one structure obey one law."""
-    kinds = {kind_of(layer): layer for layer in shape.layers}
-    grouped = any(isinstance(one.mixer, Attention) and one.mixer.kv_heads < one.mixer.heads for one in shape.layers)
+    layers = [layer for layer, _ in shape.counted_layers]
+    kinds = {kind_of(layer): layer for layer in layers}
+    grouped = any(isinstance(one.mixer, Attention) and one.mixer.kv_heads < one.mixer.heads for one in layers)
     words = [text_architecture(shape), "tied" if shape.tied else "untied"]
     words.append("grouped" if grouped else "one key per query")
-    if any(isinstance(one.mixer, Attention) and one.mixer.value_size != one.mixer.head_size for one in shape.layers):
+    if any(isinstance(one.mixer, Attention) and one.mixer.value_size != one.mixer.head_size for one in layers):
         words.append("values of another size")
     words += [f"{name} {value}" for name, value in sorted(shape.traits.items())]
     for kind, layer in sorted(kinds.items()):
@@ -120,7 +121,9 @@ def outside_sizes(shape: ModelShape, step: Step) -> Sizes:
     head_size = _rotary_size(first)
     heads = first.mixer.heads if isinstance(first.mixer, Attention) else 0
     windows = [
-        layer.mixer.window for layer in shape.layers if isinstance(layer.mixer, Attention) and layer.mixer.window
+        layer.mixer.window
+        for layer, _ in shape.counted_layers
+        if isinstance(layer.mixer, Attention) and layer.mixer.window
     ]
     context = shape.context_tokens or 0
     sizes: Sizes = {
@@ -161,6 +164,7 @@ def outside_sizes(shape: ModelShape, step: Step) -> Sizes:
         sizes |= _sizes_of_old_positions(shape, step)
     if windows:
         window = min(max(windows), step.seen_tokens)
+        sizes["window"] = float(window)
         sizes["rows window"] = float(step.rows * window)
         sizes["window mask"] = float(step.rows * step.tokens_per_row * window)
     return sizes
@@ -199,38 +203,40 @@ def _position_table(shape: ModelShape) -> int:
 
 def _sums_over_layers(shape: ModelShape, step: Step) -> Sizes:
     """What autocast keeps until it ends: copies of the trained weights in the compute type."""
-    linears = [linear for layer in shape.layers for linear in layer.linears]
-    single = [linear for linear in linears if linear.copies == 1]
+    linears = [(linear, count) for layer, count in shape.counted_layers for linear in layer.linears]
+    single = [(linear, count) for linear, count in linears if linear.copies == 1]
     sizes = {
-        "all weights": float(sum(linear.weights for linear in linears)),
-        "all single weights": float(sum(linear.weights for linear in single)),
-        "all biases": float(sum(linear.parameters - linear.weights for linear in linears)),
-        "all experts": float(sum(layer.feed_forward.experts for layer in shape.layers)),
+        "all weights": float(sum(count * linear.weights for linear, count in linears)),
+        "all single weights": float(sum(count * linear.weights for linear, count in single)),
+        "all biases": float(sum(count * (linear.parameters - linear.weights) for linear, count in linears)),
+        "all single biases": float(sum(count * (linear.parameters - linear.weights) for linear, count in single)),
+        "all experts": float(sum(count * layer.feed_forward.experts for layer, count in shape.counted_layers)),
     }
     if not step.lora_rank:
         return sizes
     adapters = {"modules": 0, "attention": 0, "routers": 0, "experts in": 0, "experts out": 0}
-    for adapted in adapted_linears(shape, Workload(task="train", method="lora")):
-        linear, rank = adapted.linear, adapted.ranks * step.lora_rank * adapted.linear.copies
+    for adapted, count in counted_adapted_linears(shape, Workload(task="train", method="lora")):
+        linear, rank = adapted.linear, count * adapted.ranks * step.lora_rank * adapted.linear.copies
         if linear.copies > 1:
             adapters["experts in"] += rank * linear.inputs
             adapters["experts out"] += rank * linear.outputs
-        else:
-            if linear.name.startswith("attention"):
-                adapters["attention"] += adapted.parameters(step.lora_rank)
-            adapters["routers" if linear.name.startswith("router") else "modules"] += adapted.parameters(step.lora_rank)
+            continue
+        elements = count * adapted.parameters(step.lora_rank)
+        if linear.name.startswith("attention"):
+            adapters["attention"] += elements
+        adapters["routers" if linear.name.startswith("router") else "modules"] += elements
     return sizes | {f"all adapters of {name}": float(elements) for name, elements in adapters.items()}
 
 
 def _cache_sizes(shape: ModelShape, step: Step) -> Sizes:
     """Keys and values of all layers, and what they grow by with a token, where a window bounds them and where not."""
     cache = token = bounded_token = latent = states = 0
-    for layer in shape.layers:
+    for layer, count in shape.counted_layers:
         if not isinstance(layer.mixer, Attention):
-            states += layer.mixer.state_elements
+            states += count * layer.mixer.state_elements
             continue
-        latent += layer.mixer.latent_size or 0
-        elements, window = layer.mixer.cache_elements_per_token, layer.mixer.window
+        latent += count * (layer.mixer.latent_size or 0)
+        elements, window = count * layer.mixer.cache_elements_per_token, layer.mixer.window
         cache += elements * (step.seen_tokens if window is None else min(step.seen_tokens, window))
         if window is None:
             token += elements
@@ -288,7 +294,13 @@ def _attention_sizes(layer: Layer, step: Step) -> Sizes:
     mixer = layer.mixer
     seen = step.seen_tokens
     kept = seen if mixer.window is None else min(seen, mixer.window)
-    return {
+    bounded = {
+        "rows kept": float(step.rows * kept),
+        "rows heads kept": float(step.rows * mixer.heads * kept),
+        "rows kept queries": float(step.rows * kept * mixer.heads * mixer.head_size),
+        "rows kept outputs": float(step.rows * kept * mixer.heads * mixer.value_size),
+    }
+    return (bounded if mixer.window is not None else {}) | {
         "scores": float(step.rows * mixer.heads * step.tokens_per_row * seen),
         "mask": float(step.rows * step.tokens_per_row * seen),
         "rows heads seen": float(step.rows * mixer.heads * seen),

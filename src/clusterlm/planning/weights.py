@@ -120,13 +120,20 @@ def weight_sizes(shape: ModelShape, dtype: str, scheme: Scheme | None) -> Weight
     size = element_bytes(dtype)
     stored = shape.quantisation
     layers: list[int] = []
-    memo: dict[tuple[Layer, frozenset[str]], int] = {}
+    memo: dict[tuple[int, frozenset[str]], int] = {}
+    spares_some = stored is not None and bool(stored.skipped)
+    nothing: frozenset[str] = frozenset()
     for index, layer in enumerate(shape.all_layers()):
-        spared = frozenset(one.name for one in layer.linears if stored and stored.spares(one.name, index))
-        if (layer, spared) not in memo:
-            memo[layer, spared] = round(_layer_bytes(layer, size, scheme, spared))
-        layers.append(memo[layer, spared])
-    largest = max((one.inputs * one.outputs for layer, _ in memo for one in layer.linears), default=0)
+        spared = nothing
+        if stored and spares_some:
+            spared = frozenset(one.name for one in layer.linears if stored.spares(one.name, index))
+        key = id(layer), spared
+        if key not in memo:
+            memo[key] = round(_layer_bytes(layer, size, scheme, spared))
+        layers.append(memo[key])
+    largest = max(
+        (one.inputs * one.outputs for layer, _ in shape.counted_all_layers for one in layer.linears), default=0
+    )
     return WeightSizes(
         embedding=round(shape.embedding_parameters * size),
         layers=tuple(layers),
