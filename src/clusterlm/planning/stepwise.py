@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
 from clusterlm.model.shape import Attention, ModelShape
 from clusterlm.planning.adapters import adapts
 from clusterlm.planning.footprint import Item, Phase
+from clusterlm.planning.fsdp import (
+    FSDP2_SOURCE,
+    ShardedMoment,
+    fsdp_states,
+    sharded_moments,
+    units_of,
+)
 from clusterlm.planning.generation import cache_bytes_per_sequence, slice_weight_items, slices
 from clusterlm.planning.laws import Law, Moment, Setup, find_law, kept_formula, moments
 from clusterlm.planning.sizes import Step
@@ -66,6 +74,8 @@ def stepwise_training_phases(
     shape: ModelShape, workload: Workload, strategy: Strategy, scheme: Scheme | None, workspace: int
 ) -> tuple[Phase, ...] | None:
     """None where nothing was learned of this architecture or this way to train it."""
+    if in_units(shape, workload, strategy):
+        return _fsdp_phases(shape, workload, strategy, workspace)
     setup = training_setup(shape, workload)
     law = _learned(shape, setup) if setup else None
     if setup is None or law is None:
@@ -90,6 +100,85 @@ def stepwise_training_phases(
         Phase("backward", (*held, *whole_backward, *_items(layers, law, shards, all_gradients), *unpacked)),
         Phase("optimizer step", (*held, gradients, temporaries)),
     )
+
+
+def in_units(shape: ModelShape, workload: Workload, strategy: Strategy) -> bool:
+    """FSDP2 of whole matrices; whether packed ones belong to its units depends on the type they are packed in."""
+    quantised = workload.quantise is not None or shape.quantisation is not None
+    return strategy.sharding == "fsdp2" and strategy.model_shards > 1 and not quantised
+
+
+def _fsdp_phases(shape: ModelShape, workload: Workload, strategy: Strategy, workspace: int) -> tuple[Phase, ...] | None:
+    """As one GPU's step, with units gathered, reduced and let go around it."""
+    # What autocast would cast is gathered in the compute type already.
+    setup = training_setup(shape, replace(workload, autocast=False))
+    law = _learned(shape, setup) if setup else None
+    if setup is None or law is None:
+        return None
+    ranks = strategy.model_shards
+    units = units_of(shape, workload, ranks)
+    states = fsdp_states(shape, workload, strategy, units)
+    step = Step(workload.batch, workload.sequence_tokens, workload.sequence_tokens, _rank(workload))
+    found = list(moments(law, shape, step, ("forward", "backward")))
+    if workload.autocast and workload.method != "full":
+        found = _with_adapters_in_compute_type(shape, setup, step) or found
+    moments_of_rank = sharded_moments(found, units, carried=workload.accumulation)
+    held = held_items(states, workspace)
+    gradients = Item("gradients", states.gradients, "trained parameters x bytes / shards")
+    temporaries = Item("optimizer's temporaries", states.step_temporaries, "one copy of the gradients (foreach)")
+    parts = {
+        phase: _sharded_items([one for one in moments_of_rank if one.phase == phase], law)
+        for phase in ("forward", "backward")
+    }
+    return (
+        Phase("load", tuple(held[:1])),
+        Phase("forward", (*held, *parts["forward"])),
+        Phase("backward", (*held, *parts["backward"])),
+        Phase("optimizer step", (*held, gradients, temporaries)),
+    )
+
+
+def _with_adapters_in_compute_type(shape: ModelShape, setup: Setup, step: Step) -> list[Moment] | None:
+    """A step whose adapters compute in bfloat16 as all else, which was not learned: half of the one that is all in
+    float32, and by how much full training in bfloat16 is above half of that in float32 (norms and the loss)."""
+    full = replace(setup, method="full")
+    setups = (replace(setup, dtype="float32"), full, replace(full, dtype="float32"))
+    laws = [_learned(shape, one) for one in setups]
+    adapters, half, whole = ({} if law is None else _by_place(law, shape, step) for law in laws)
+    if not adapters or not adapters.keys() <= half.keys() or half.keys() != whole.keys():
+        return None
+    return [
+        replace(
+            one,
+            kept=one.kept / 2 + half[key].kept - whole[key].kept / 2,
+            gradients=one.gradients / 2,
+            working=max(one.working / 2 + half[key].working - whole[key].working / 2, 0.0),
+        )
+        for key, one in adapters.items()
+    ]
+
+
+def _by_place(law: Law, shape: ModelShape, step: Step) -> dict[tuple[str, str, int], Moment]:
+    seen: Counter[tuple[str, str]] = Counter()
+    found = {}
+    for moment in moments(law, shape, step, ("forward", "backward")):
+        place = moment.phase, moment.place
+        found[*place, seen[place]] = moment
+        seen[place] += 1
+    return found
+
+
+def _sharded_items(found: list[ShardedMoment], law: Law) -> list[Item]:
+    top = max(found, key=lambda moment: moment.bytes)
+    source = _source(law)
+    items = [
+        Item("activations kept", round(top.kept), kept_formula(law), source),
+        Item("gradients", round(top.gradients), "of finished units / shards, of the others whole"),
+        Item("parameters, whole", round(top.whole), "units in use and the one that arrives", FSDP2_SOURCE),
+        Item("gradients sent", round(top.exchanged), "reduce-scatter: a unit's gradients, its shard", FSDP2_SOURCE),
+        Item(f"working memory: {top.place}", round(top.working), top.formula, source),
+    ]
+    return [item for item in items if item.bytes]
 
 
 def _rank(workload: Workload) -> int:
