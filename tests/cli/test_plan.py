@@ -152,6 +152,37 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     assert not planned(*options, largest + 1, status=DOES_NOT_FIT)["fits"]
 
 
+def test_vllms_cache_pool_says_how_many_sequences_are_held_at_once() -> None:
+    options = ["Qwen/Qwen3-8B", "--gpu", "a100-40", "--engine", "vllm", "--sequence-length", 2000, "--new-tokens", 33]
+    plan = planned(*options)
+    pool = plan["cache_pool"]
+    # 36 layers x 2 x 8 KV heads x 128 x 2 B a token, in blocks of 16 tokens; 2,033 tokens take 128 blocks.
+    assert pool["tokens"] == pool["bytes"] // (16 * 147_456) * 16
+    assert pool["sequences"] == pool["tokens"] // 2048 == plan["largest_batch"]
+    # 90 % of the card without the profile run; CUDA graphs stand beside it.
+    profile = plan["phases"][0]["bytes"]
+    assert pool["bytes"] == pytest.approx(0.9 * plan["gpu"]["bytes"] - profile, abs=2)
+    assert amount(plan["runtime"], "CUDA graphs") == plan["one_gpu"]["available"] - profile - pool["bytes"]
+    assert planned(*options, "--batch", pool["sequences"])["fits"]
+    planned(*options, "--batch", pool["sequences"] + 1, status=DOES_NOT_FIT)
+    assert f"{pool['tokens']:,} tokens: {pool['sequences']} sequences of 2,033 at once" in text(*options)
+
+
+def test_vllm_does_not_fit_where_its_pool_does_not_hold_one_sequence() -> None:
+    options = ["meta-llama/Llama-3.1-8B", "--gpu", "l4", "--engine", "vllm", "--sequence-length", 100_000]
+    plan = planned(*options, status=DOES_NOT_FIT)
+    assert plan["cache_pool"]["tokens"] > 0
+    assert plan["cache_pool"]["sequences"] == 0
+    assert "no sequence of 100,256 at once" in text(*options, status=DOES_NOT_FIT)
+
+
+def test_a_card_with_little_beside_vllms_share_lowers_it() -> None:
+    """48 layers: graphs 0.36 + 48 x 0.0158 = 1.12 GiB and the context 0.51; a tenth of a T4's 14.56 GiB is 1.46."""
+    options = ["Qwen/Qwen2.5-14B", "--gpu", "t4", "--gpus", 4, "--engine", "vllm", "--dtype", "float16"]
+    assert not any("--gpu-memory-utilization" in note for note in planned("gpt2", *options[1:3], *options[5:])["notes"])
+    assert any("--gpu-memory-utilization 0.88" in note for note in planned(*options)["notes"])
+
+
 def test_the_text_says_what_decides_and_marks_the_phase() -> None:
     said = text("meta-llama/Llama-3.1-8B", "--gpu", "a100-80", "--method", "lora", "--micro-batch", 4)
     plan = planned("meta-llama/Llama-3.1-8B", "--gpu", "a100-80", "--method", "lora", "--micro-batch", 4)

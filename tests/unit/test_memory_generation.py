@@ -8,6 +8,7 @@ from clusterlm.cluster import Gpu, gpus
 from clusterlm.model.architectures import shape_from_config
 from clusterlm.model.catalogue import catalogue_config
 from clusterlm.model.shape import ModelShape
+from clusterlm.planning.coefficients import cublas_bytes
 from clusterlm.planning.footprint import Footprint
 from clusterlm.planning.memory import footprint
 from clusterlm.planning.serving import cache_pool, default_limits, token_bytes
@@ -241,3 +242,10 @@ def test_autoawqs_fused_layers_each_keep_a_table_of_rotations(prompt: int, publi
     )
     (last,) = (phase for phase in planned("Qwen/Qwen3-8B", workload, "h20-96").phases if phase.name == "last token")
     assert last.bytes / GIB == pytest.approx(published_gib, rel=0.02)
+
+
+@pytest.mark.parametrize(("key", "mib"), [("mi250x", 32), ("mi300x", 128), ("h100-80", 32), ("a100-80", 8.125)])
+def test_workspaces_of_matrix_products_are_as_torch_documents_them(key: str, mib: float) -> None:
+    """docs.pytorch.org: HIP semantics 32 MiB, 128 from MI300 on; CUDA semantics 4,096 x 2 + 16 x 8 KiB, Hopper 32 MiB."""
+    gpu = card(key)
+    assert cublas_bytes(gpu.compute_capability, handles=1, vendor=gpu.vendor) == mib * 2**20

@@ -14,7 +14,7 @@ from clusterlm.planning.host import host_items
 from clusterlm.planning.memory import footprint
 from clusterlm.planning.network import network_items
 from clusterlm.planning.rules import rules_of_thumb
-from clusterlm.planning.serving import token_bytes
+from clusterlm.planning.serving import graphs, token_bytes
 from clusterlm.planning.workload import Workload
 from clusterlm.strategy import Strategy
 
@@ -35,6 +35,11 @@ class Case:
         return self.workload.batch * self.strategy.data_degree * self.accumulation_steps
 
     @property
+    def tokens_each(self) -> int:
+        """Of a sequence when it is complete."""
+        return self.workload.sequence_tokens + self.workload.new_tokens
+
+    @property
     def weights_dtype(self) -> str:
         return "float32" if self.workload.autocast and self.workload.method == "full" else self.workload.dtype
 
@@ -53,16 +58,17 @@ class Case:
         return _embedded(found) if self.workload.task == "embed" else found
 
     def _served(self, found: Footprint) -> Footprint:
-        """vLLM lays the cache out in its own pool beside what its profile run saw; its share leaves out the context."""
+        """vLLM lays the cache out in its own pool beside what its profile run saw; graphs come on top of its share."""
         workload = self.workload
-        tokens = workload.sequence_tokens + workload.new_tokens
-        blocks = -(-tokens // VLLM_BLOCK_TOKENS) * workload.batch
+        blocks = -(-self.tokens_each // VLLM_BLOCK_TOKENS) * workload.batch
         each = token_bytes(self.shape, workload, self.strategy)
         formula = f"{blocks:,} blocks x {VLLM_BLOCK_TOKENS} tokens x {each:,.0f} B"
         cache = Item("KV cache", round(blocks * VLLM_BLOCK_TOKENS * each), formula, "vLLM's paged attention")
         phases = (*found.phases, Phase("serving", (*found.deciding_phase.items, cache)))
         whole = phases[-1].bytes
-        return replace(found, phases=phases, reserved_low=whole, reserved_high=whole, runtime=(), holes=0)
+        return replace(
+            found, phases=phases, reserved_low=whole, reserved_high=whole, runtime=(graphs(self.shape),), holes=0
+        )
 
     def footprint(self) -> Footprint:
         shape, workload, strategy = self.shape, self.workload, self.strategy

@@ -215,7 +215,8 @@ VLLM_HIDDEN_COPIES = 1.18
 VLLM_PIPELINE_BYTES = round(0.14 * GIB)
 VLLM_NON_TORCH_PIPELINE_GIB = 0.07
 VLLM_GRAPHS_GIB = (0.36, 0.0158)
-"""CUDA graphs (51 piecewise and 51 full sizes): constant, and per layer. Median error 0.07 GiB."""
+"""CUDA graphs (51 piecewise and 51 full sizes): constant, and per layer. Median error 0.07 GiB. Captured when the cache
+is laid out already, so beside gpu_memory_utilization's share; from 0.21 on (vllm#30515) an estimate of them counts."""
 VLLM_VOCABULARY_PADDING = 64
 VLLM_BLOCK_TOKENS = 16
 VLLM_ROTARY_CONTEXTS = {"gemma3": 9}
@@ -236,7 +237,17 @@ CUBLAS_WORKSPACE_HOPPER_BYTES = 32 * MIB
 """Per handle and stream (torch's CUDABlas.cpp); one in a forward pass, one more for the autograd thread."""
 
 
-def cublas_bytes(compute_capability: tuple[int, int], handles: int) -> int:
+HIPBLAS_WORKSPACE_BYTES = 32 * MIB
+HIPBLAS_WORKSPACE_MI300_BYTES = 128 * MIB
+"""The same on ROCm (torch documentation, HIP semantics, hipBLAS workspaces; since torch 2.6, pytorch#138791)."""
+MI300_CAPABILITY = (9, 4)
+
+
+def cublas_bytes(compute_capability: tuple[int, int], handles: int, vendor: str = "nvidia") -> int:
+    """AMD numbers its capabilities by its own count: MI250X is 9.0, MI300X 9.4."""
+    if vendor == "amd":
+        newer = compute_capability >= MI300_CAPABILITY
+        return handles * (HIPBLAS_WORKSPACE_MI300_BYTES if newer else HIPBLAS_WORKSPACE_BYTES)
     one = CUBLAS_WORKSPACE_HOPPER_BYTES if compute_capability >= (9, 0) else CUBLAS_WORKSPACE_BYTES
     return handles * one
 

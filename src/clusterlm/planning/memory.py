@@ -44,7 +44,7 @@ def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gp
     if workload.software.engine == "vllm":
         return serving_phases(shape, workload, weights, scheme, strategy)
     if workload.trains:
-        workspace = cublas_bytes(gpu.compute_capability, handles=2)
+        workspace = cublas_bytes(gpu.compute_capability, handles=2, vendor=gpu.vendor)
         if workload.software.engine.startswith("litgpt"):
             return [litgpt_training_phases(shape, workload, weights, scheme, strategy, workspace)]
         if workload.software.engine == "torchtitan":
@@ -56,7 +56,7 @@ def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gp
             return [learned]
         activations = activations_of(shape, workload, strategy)
         return [training_phases(shape, workload, weights, strategy, activations, workspace)]
-    workspace = cublas_bytes(gpu.compute_capability, handles=1)
+    workspace = cublas_bytes(gpu.compute_capability, handles=1, vendor=gpu.vendor)
     if workload.software.engine == "autoawq":
         return autoawq_phases(shape, workload, weights, strategy.pipeline_degree, workspace)
     if workload.software.engine == "litgpt":

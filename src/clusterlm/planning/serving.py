@@ -39,6 +39,10 @@ class CachePool:
     bytes: int
     tokens: int
 
+    def sequences(self, tokens: int) -> int:
+        """So many of `tokens` tokens each at once: a block of the cache belongs to one sequence."""
+        return max(0, self.tokens // (-(-tokens // VLLM_BLOCK_TOKENS) * VLLM_BLOCK_TOKENS))
+
 
 def cache_pool(
     shape: ModelShape, workload: Workload, scheme: Scheme | None, strategy: Strategy, gpu: Gpu, utilisation: float = 0.9
@@ -201,6 +205,9 @@ def non_torch_bytes(workload: Workload, strategy: Strategy) -> int:
     return round(law.non_torch_gib * GIB)
 
 
-def graph_bytes(shape: ModelShape) -> int:
+def graphs(shape: ModelShape) -> Item:
+    """Captured once all else is laid out; not in torch's own count."""
     constant, per_layer = VLLM_GRAPHS_GIB
-    return round((constant + per_layer * len(shape.layers)) * GIB)
+    size = round((constant + per_layer * len(shape.layers)) * GIB)
+    formula = f"({constant:g} + {per_layer:g} x {len(shape.layers)} layers) GiB"
+    return Item("CUDA graphs", size, formula, "vLLM 0.19's logs, 51 piecewise and 51 full sizes")

@@ -8,7 +8,8 @@ from clusterlm.planning.case import Case
 from clusterlm.planning.changes import Change, helping_changes, largest_batch
 from clusterlm.planning.footprint import Footprint
 from clusterlm.planning.refusals import cautions
-from clusterlm.planning.room import available_bytes
+from clusterlm.planning.room import available_bytes, crowded, vllm_cache_pool
+from clusterlm.planning.serving import CachePool
 from clusterlm.planning.wishes import Wishes
 
 PREDICTION_ERROR = 0.05
@@ -27,6 +28,8 @@ class Verdict:
     largest_batch: int | None
     """Sequences at once on one GPU that still fit; None where not even this case does."""
     cautions: tuple[str, ...]
+    cache_pool: CachePool | None = None
+    """vLLM's, on one GPU."""
 
     @property
     def available(self) -> int:
@@ -43,12 +46,14 @@ def judge(case: Case, wishes: Wishes) -> Verdict:
     found = case.footprint()
     available = available_bytes(case)
     fits = found.needed <= available
+    pool = vllm_cache_pool(case) if case.workload.software.engine == "vllm" else None
     return Verdict(
         case=case,
         footprint=found,
         fits=fits,
         tight=fits and found.needed * (1 + PREDICTION_ERROR) > available,
         changes=() if fits else helping_changes(case, wishes),
-        largest_batch=largest_batch(case) if fits else None,
-        cautions=(*found.warnings, *cautions(case)),
+        largest_batch=(pool.sequences(case.tokens_each) if pool else largest_batch(case)) if fits else None,
+        cautions=(*found.warnings, *cautions(case), *crowded(case)),
+        cache_pool=pool,
     )

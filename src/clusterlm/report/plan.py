@@ -10,6 +10,7 @@ from clusterlm.planning.adapters import trained_parameters
 from clusterlm.planning.case import Case
 from clusterlm.planning.changes import LARGEST_BATCH_TRIED
 from clusterlm.planning.footprint import Item, Rule
+from clusterlm.planning.serving import CachePool
 from clusterlm.planning.verdict import Verdict
 from clusterlm.report.explain import explained
 from clusterlm.report.table import aligned, bar
@@ -128,7 +129,9 @@ def _computed(case: Case) -> str:
     if workload.trains:
         words += [workload.optimizer, f"gradient checkpointing {'on' if workload.checkpointing else 'off'}"]
     version = ".".join(str(part) for part in workload.software.version)
-    return ", ".join([*words, f"{workload.attention} attention", f"{workload.software.engine} {version}"])
+    if workload.software.engine != "vllm":  # which chooses its own kernels
+        words.append(f"{workload.attention} attention")
+    return ", ".join([*words, f"{workload.software.engine} {version}"])
 
 
 def _gpus(case: Case) -> str:
@@ -174,14 +177,17 @@ def _three_numbers(verdict: Verdict) -> str:
 def _numbers_of_vllm(verdict: Verdict) -> str:
     """vLLM takes its share of the card whatever it needs; what is left of it becomes the cache."""
     found, gpu = verdict.footprint, verdict.case.gpu
-    profile = found.phases[0].bytes
-    sequences = f"for {verdict.largest_batch:,} such sequences at once" if verdict.largest_batch else "for none"
+    pool = verdict.cache_pool or CachePool(0, 0)
+    each = verdict.case.tokens_each
+    at_once = counted(pool.sequences(each), "sequence") if pool.sequences(each) else "no sequence"
+    held = f"{max(0, pool.tokens):,} tokens: {at_once} of {each:,} at once"
+    graphs = found.runtime_bytes
     rows = [
         ("ONE GPU", "GIB", ""),
-        ("profile run", gib(profile), "weights, and what the fullest step needs beside the cache"),
-        ("needed", gib(found.needed), "with the cache of this batch"),
-        ("usable", gib(verdict.available), "vLLM's share of the card (gpu_memory_utilization 0.9)"),
-        ("cache", gib(max(0, verdict.available - profile)), sequences),
+        ("profile run", gib(found.phases[0].bytes), "weights, and what the fullest step needs beside the cache"),
+        ("needed", gib(found.needed), f"with the cache of this batch, and CUDA graphs {gib(graphs)}"),
+        ("usable", gib(verdict.available), "vLLM's share of the card (gpu_memory_utilization 0.9), and the graphs"),
+        ("cache pool", gib(max(0, pool.bytes)), held),
         ("card", gib(gpu.memory_bytes), f"what a program can see of {gpu.name}"),
     ]
     return aligned(rows, numbers=[1])

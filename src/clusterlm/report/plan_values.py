@@ -44,11 +44,19 @@ def plan_values(verdict: Verdict) -> dict[str, Any]:
         "network": _items(found.network),
         "rules_of_thumb": [{**item, "misses": rule.misses} for item, rule in _with_rules(verdict)],
         "largest_batch": verdict.largest_batch,
+        "cache_pool": _cache_pool(verdict),
         "changes": [
             {"words": change.words, "flags": change.flags, "needed": change.needed} for change in verdict.changes
         ],
         "notes": list(verdict.cautions),
     }
+
+
+def _cache_pool(verdict: Verdict) -> dict[str, int] | None:
+    pool = verdict.cache_pool
+    if pool is None:
+        return None
+    return {"bytes": pool.bytes, "tokens": pool.tokens, "sequences": pool.sequences(verdict.case.tokens_each)}
 
 
 def _items(items: Sequence[Item]) -> list[dict[str, Any]]:
