@@ -49,9 +49,12 @@ class Unit:
     """The rank's shard of them, as it stays: in the type of the parameters."""
     trained: float = 0.0
     """Elements of the rank's shard that are trained."""
+    lingering: float = 0.0
+    """Whole gradient of the last parameter: foreach_reduce's loop variable keeps it while the others are let go."""
 
     def __add__(self, other: Unit) -> Unit:
-        return Unit(*(getattr(self, name) + getattr(other, name) for name in Unit.__dataclass_fields__))
+        sums = (getattr(self, name) + getattr(other, name) for name in Unit.__dataclass_fields__)
+        return replace(Unit(*sums), lingering=other.lingering or self.lingering)
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,15 @@ def units_of(shape: ModelShape, workload: Workload, ranks: int) -> Units:
     of_layer: dict[Layer, Unit] = {}
     for layer in shape.layers:
         if layer not in of_layer:
-            of_layer[layer] = _layer_unit(shape, layer, workload, (base, adapters), ranks)
+            # The last parameter of a layer is one of its vectors.
+            found = _layer_unit(shape, layer, workload, (base, adapters), ranks)
+            of_layer[layer] = replace(found, lingering=0.0)
     # accelerate looks for the norm among the children of the base model, which it does not find behind PEFT's wrapper.
     return Units(
         root=left if full else left + norm,
         embedding=Unit() if shape.tied else table,
         layers=tuple(of_layer[layer] for layer in shape.layers),
-        tail=(table if shape.tied else head) + (norm if full else Unit()),
+        tail=(norm if full else Unit()) + (table if shape.tied else head),
         tied=shape.tied,
         norm_in_tail=full,
     )
@@ -168,15 +173,17 @@ def _unit(tensor: tuple[int, int], precision: Precision, ranks: int, *, trained:
     rows, elements = tensor
     shard = -(-rows // ranks) * elements
     mine = shard if trained else 0
+    gradients = rows * elements * precision.computed if trained else 0.0
     return Unit(
         stored=shard * precision.stored,
         whole=shard * ranks * precision.computed,
         cast=shard * precision.computed if precision.computed != precision.stored else 0.0,
-        whole_gradients=rows * elements * precision.computed if trained else 0.0,
+        whole_gradients=gradients,
         reduced=mine * ranks * precision.computed,
         received=mine * precision.computed,
         gradients=mine * precision.stored,
         trained=mine,
+        lingering=gradients,
     )
 
 
@@ -284,7 +291,9 @@ class _Walk:
         yield self._between(moment, "reducing gradients")
         self.reduced_whole += own
         kept_in_another_type = unit.gradients if unit.gradients != unit.received else 0.0
-        yield self._between(moment, "reducing gradients", received=unit.received + kept_in_another_type)
+        yield self._between(
+            moment, "reducing gradients", received=unit.received + kept_in_another_type + unit.lingering
+        )
         self.reduced += unit.gradients
 
     def _pending(self, moment: Moment) -> float:
