@@ -246,6 +246,6 @@ def test_autoawqs_fused_layers_each_keep_a_table_of_rotations(prompt: int, publi
 
 @pytest.mark.parametrize(("key", "mib"), [("mi250x", 32), ("mi300x", 128), ("h100-80", 32), ("a100-80", 8.125)])
 def test_workspaces_of_matrix_products_are_as_torch_documents_them(key: str, mib: float) -> None:
-    """docs.pytorch.org: HIP semantics 32 MiB, 128 from MI300 on; CUDA semantics 4,096 x 2 + 16 x 8 KiB, Hopper 32 MiB."""
+    """docs.pytorch.org: HIP semantics 32 MiB, 128 from MI300 on; CUDA semantics 8.125 MiB, 32 on Hopper."""
     gpu = card(key)
     assert cublas_bytes(gpu.compute_capability, handles=1, vendor=gpu.vendor) == mib * 2**20

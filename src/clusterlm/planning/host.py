@@ -45,7 +45,8 @@ def processes_per_node(workload: Workload, strategy: Strategy) -> int:
 
 def _loading(shape: ModelShape, workload: Workload, strategy: Strategy, processes: int) -> Item:
     whole = loaded_bytes(shape, workload)
-    straight_to_gpu = not workload.trains or strategy.gpus == 1 or workload.quantise is not None
+    parts = strategy.tensor_degree * strategy.pipeline_degree
+    straight_to_gpu = not workload.trains or strategy.gpus == 1 or workload.quantise is not None or parts > 1
     if straight_to_gpu and strategy.sharding not in ("fsdp1", "fsdp2"):
         one_file = min(published_bytes(shape), FILE_BYTES)
         return Item("weights while loading", one_file, "one weight file at a time, at most 5 GB", FILE_SOURCE)

@@ -11,6 +11,7 @@ from clusterlm.planning.footprint import Footprint, Item, Phase
 from clusterlm.planning.generation import generation_phases
 from clusterlm.planning.litgpt_generation import litgpt_phases
 from clusterlm.planning.litgpt_training import litgpt_training_phases
+from clusterlm.planning.parallel import parallel_training_phases, rank_shape
 from clusterlm.planning.reserved import HOLES_GENERATION, nccl, reserved_high_bytes, unusable_bytes
 from clusterlm.planning.serving import serving_phases
 from clusterlm.planning.stepwise import stepwise_generation_phases, stepwise_training_phases
@@ -31,7 +32,7 @@ def footprint(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gp
         phases=worst,
         reserved_low=allocated,
         reserved_high=reserved_high_bytes(worst, workload),
-        runtime=(context, *nccl(strategy)) if workload.trains else (context,),
+        runtime=(context, *nccl(strategy)) if workload.trains or strategy.tensor_degree > 1 else (context,),
         holes=holes,
         allocated_all_gpus=sum(max(phase.bytes for phase in phases) for phases in per_gpu),
     )
@@ -40,11 +41,15 @@ def footprint(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gp
 def phases_per_gpu(shape: ModelShape, workload: Workload, strategy: Strategy, gpu: Gpu) -> list[tuple[Phase, ...]]:
     """The phases of each GPU where they differ; one entry where all GPUs hold alike."""
     scheme = scheme_of(shape, workload.quantise)
+    if workload.software.engine == "transformers" and strategy.tensor_degree > 1 and not workload.trains:
+        shape = rank_shape(shape, strategy.tensor_degree)
     weights = weight_sizes(shape, workload.dtype, scheme)
     if workload.software.engine == "vllm":
         return serving_phases(shape, workload, weights, scheme, strategy)
     if workload.trains:
         workspace = cublas_bytes(gpu.compute_capability, handles=2, vendor=gpu.vendor)
+        if strategy.tensor_degree * strategy.pipeline_degree > 1 and workload.software.engine == "transformers":
+            return parallel_training_phases(shape, workload, strategy, workspace)
         if workload.software.engine.startswith("litgpt"):
             return [litgpt_training_phases(shape, workload, weights, scheme, strategy, workspace)]
         if workload.software.engine == "torchtitan":

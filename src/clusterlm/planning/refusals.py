@@ -7,6 +7,7 @@ from clusterlm.model.encoders import ENCODERS
 from clusterlm.model.shape import Attention, Linear
 from clusterlm.planning.adapters import ALL_LINEAR, adapts
 from clusterlm.planning.case import Case
+from clusterlm.planning.parallel import TENSOR_PLANS, is_learned
 
 FLASH_CAPABILITY = (8, 0)
 """FlashAttention 2 needs Ampere or newer (its README); AMD's port supports MI200 and MI300."""
@@ -58,6 +59,10 @@ def _unmeasured(case: Case) -> list[str]:
         names.append("offloading")
     if workload.trains and any(layer.feed_forward.experts for layer in case.shape.layers):
         names.append("training a mixture of experts")
+    if workload.software.engine == "transformers" and strategy.tensor_degree > 1:
+        names.append("tensor parallelism of transformers")
+    if workload.trains and strategy.pipeline_degree > 1:
+        names.append("pipeline parallel training")
     if case.shape.encoder_layers:
         names.append("encoder-decoder models")
     if case.gpu.vendor != "nvidia":
@@ -117,13 +122,8 @@ def _refuse_quantisation(case: Case) -> None:
 def _refuse_spread(case: Case) -> None:
     shape, strategy = case.shape, case.strategy
     degree, stages = strategy.tensor_degree, strategy.pipeline_degree
-    if case.workload.trains and degree * stages > 1:
-        name = "tensor" if degree > 1 else "pipeline"
-        problem = "the trainer (TRL on accelerate) shards by FSDP or ZeRO, and cuts no tensors or stages"
-        raise UsageError(problem, where=f"--strategy {name}", hint="--strategy fsdp, zero3, zero2 or ddp")
-    if degree > 1 and case.workload.software.engine == "transformers":
-        hint = "--engine vllm, or --strategy pipeline"
-        raise UsageError("is counted for vLLM only", where="--strategy tensor", hint=hint)
+    if case.workload.software.engine == "transformers" and (degree > 1 or (case.workload.trains and stages > 1)):
+        _refuse_parallel(case)
     if stages > max(len(shape.layers), 1):
         problem = f"{stages} stages for {len(shape.layers)} layers"
         raise UsageError(problem, where="--strategy pipeline", hint=f"--gpus {len(shape.layers)} or fewer")
@@ -145,6 +145,25 @@ def _refuse_spread(case: Case) -> None:
     if narrow:
         problem = f"{narrow[0].kv_heads} key/value heads can be neither divided nor repeated by {degree}"
         raise UsageError(problem, where="--strategy tensor", hint=f"--gpus {narrow[0].kv_heads}, or a divisor of it")
+
+
+def _refuse_parallel(case: Case) -> None:
+    """Tensors or stages cut with transformers' own layers."""
+    shape, workload, degree = case.shape, case.workload, case.strategy.tensor_degree
+    where = f"--strategy {'tensor' if degree > 1 else 'pipeline'}"
+    other = "--strategy fsdp" if workload.trains else "--strategy pipeline, or --engine vllm"
+    if degree > 1 and shape.architecture not in TENSOR_PLANS:
+        problem = f"transformers has no plan to cut all of {shape.architecture}'s attention and MLP"
+        raise UsageError(problem, where=where, hint=other)
+    if shape.quantisation or workload.quantise:
+        raise UsageError("is counted for weights that are not quantised", where=where, hint=other)
+    if workload.trains and not is_learned(shape, workload):
+        raise UsageError(f"is not counted for this way to train {shape.architecture}", where=where, hint=other)
+    heads = [layer.mixer.kv_heads for layer, _ in shape.counted_layers if isinstance(layer.mixer, Attention)]
+    odd = [count for count in heads if count % degree]
+    if odd:
+        hint = f"--gpus {odd[0]}, or a divisor of it; or {other}"
+        raise UsageError(f"{odd[0]} key/value heads cannot be divided by {degree}", where=where, hint=hint)
 
 
 def _refuse_adapters(case: Case) -> None:
