@@ -42,15 +42,13 @@ def test_a_rank_has_the_layers_of_a_model_with_its_share_of_heads_and_width() ->
     rank = rank_shape(find_model(LLAMA), 4)
     assert rank.layers == shape_from_config(narrow, LLAMA).layers
     assert rank.hidden_size == 4096
-    # transformers' plan cuts lm_head, and not embed_tokens.
-    assert (rank.embedding_parameters, rank.head_parameters) == (EMBEDDING, EMBEDDING // 4)
+    assert (rank.embedding_parameters, rank.head_parameters) == (EMBEDDING // 4, EMBEDDING // 4)
 
 
 @pytest.mark.parametrize("task", [{"method": "full", "dtype": "bfloat16"}, {"new_tokens": 100}])
 def test_weights_of_a_tensor_parallel_rank_by_hand(task: dict[str, object]) -> None:
     [rank] = phases(planned(gpus=4, strategy="tensor", **task))
-    whole = EMBEDDING + 32 * NORMS + 4096
-    assert rank[0].bytes == 2 * (whole + 32 * LAYER // 4 + EMBEDDING // 4)
+    assert rank[0].bytes == 2 * (32 * NORMS + 4096 + (32 * LAYER + 2 * EMBEDDING) // 4)
 
 
 def test_cut_activations_shrink_with_the_degree_and_hidden_states_do_not() -> None:

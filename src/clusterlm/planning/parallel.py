@@ -1,10 +1,11 @@
 """Tensor and pipeline parallel with transformers' layers: the learned laws for what one rank holds and computes.
 
 Tensor parallel as transformers 5 cuts a model (base_model_tp_plan), after Megatron-LM (arXiv 1909.08053; activations:
-Korthikanti et al., arXiv 2205.05198, section 4): attention by heads, the MLP by its width, the head by its vocabulary;
-hidden states, norms, embedding and router are whole on every rank. Pipeline parallel as 1F1B (Narayanan et al.,
+Korthikanti et al., arXiv 2205.05198, section 4): attention by heads, the MLP by its width, embedding and head by their
+vocabulary; hidden states, norms and router are whole on every rank. Pipeline parallel as 1F1B (Narayanan et al.,
 arXiv 2104.04473, section 2.2): the first of p stages holds p micro-batches at once, the last one.
-No measurement of either has been compared yet.
+Parameters of a rank are those of two real processes (tests/engines/test_tensor_parallel.py); no measurement of a peak
+has been compared yet.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ CUT_BY_COLUMNS = (
 CUT_BY_ROWS = ("o_proj", "dense", "down_proj", "fc2", "c_proj", "dense_4h_to_h")
 TENSOR_PLANS = frozenset(
     [
-        "apertus", "arcee", "cohere", "cohere2", "ernie4_5", "eurobert", "exaone4", "gemma", "gemma2", "gemma3_text",
-        "glm4_moe", "gpt_neox", "granite", "internlm3", "llama", "ministral3", "mistral", "mixtral", "nemotron", "olmo",
-        "phi", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2",
+        "apertus", "arcee", "cohere", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text", "glm4_moe",
+        "gpt_neox", "granite", "internlm3", "llama", "ministral3", "mistral", "mixtral", "nemotron", "olmo", "phi",
+        "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2",
     ]
 )  # fmt: skip
 """Architectures whose plan in transformers 5.23 cuts all of attention and MLP. Left out: those that have none, that cut
 their experts alone, or that gather what they have cut."""
 SHARED_EXPERTS_WHOLE = ("qwen2_moe",)
+EMBEDDING_WHOLE = ("gpt_neox",)
 
 TENSOR_SOURCE = "transformers 5.23 base_model_tp_plan; Korthikanti et al. 2022 (arXiv 2205.05198); not measured"
 PIPELINE_SOURCE = "1F1B, Narayanan et al. 2021 (arXiv 2104.04473); not measured"
@@ -55,9 +57,11 @@ def _law(shape: ModelShape, workload: Workload) -> Law | None:
 def rank_shape(shape: ModelShape, degree: int) -> ModelShape:
     """What one rank of a tensor-parallel group holds."""
     cut = {id(layer): _cut_layer(shape, layer, degree) for layer, _ in shape.counted_layers}
+    table = shape.embedding_parameters
     return replace(
         shape,
         layers=tuple(cut[id(layer)] for layer in shape.layers),
+        embedding_parameters=table if shape.architecture in EMBEDDING_WHOLE else _share(table, degree),
         head_parameters=_share(shape.head_parameters, degree),
     )
 
@@ -102,8 +106,7 @@ def parallel_training_phases(
         return []
     if strategy.tensor_degree > 1:
         rank = rank_shape(shape, strategy.tensor_degree)
-        regions = [_with_cut_head(region, shape, strategy.tensor_degree) for region in law.setup["regions"]]
-        return [_phases(_with_regions(law, regions), rank, rank, workload, workspace, TENSOR_SOURCE)]
+        return [_phases(law, rank, rank, workload, workspace, TENSOR_SOURCE)]
     stages = strategy.pipeline_degree
     found = []
     for stage in range(stages):
@@ -111,24 +114,9 @@ def parallel_training_phases(
         held = _held_by_stage(computed, stage, stages)
         regions = _regions_of_stage(law.setup["regions"], first=stage == 0, last=stage == stages - 1)
         source, in_flight = PIPELINE_SOURCE, stages - stage if workload.accumulation else 1
-        mine = _with_regions(law, regions)
+        mine = replace(law, setup={**law.setup, "regions": regions})
         found.append(_phases(mine, computed, held, workload, workspace, source, in_flight, last=stage == stages - 1))
     return found
-
-
-def _with_regions(law: Law, regions: list[dict[str, Any]]) -> Law:
-    return replace(law, setup={**law.setup, "regions": regions})
-
-
-def _with_cut_head(region: dict[str, Any], shape: ModelShape, degree: int) -> dict[str, Any]:
-    """The gradient of a head of its own, which the laws measure by the token table."""
-    if shape.tied or region["phase"] != "backward" or region.get("event") != "head":
-        return region
-
-    def cut(law: dict[str, float]) -> dict[str, float]:
-        return {name: number / degree if name == "table" else number for name, number in law.items()}
-
-    return {**region, "peaks": [cut(peak) for peak in region["peaks"]], "after": cut(region["after"])}
 
 
 def _layers_of_stage(shape: ModelShape, stage: int, stages: int) -> tuple[Layer, ...]:
