@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from clusterlm.model.shape import Attention, ModelShape
@@ -85,7 +85,7 @@ def stepwise_training_phases(
     states = training_states(shape, stored, weights, strategy)
     computing = weight_sizes(shape, workload.dtype, scheme)
     step = Step(workload.batch, workload.sequence_tokens, workload.sequence_tokens, _rank(workload))
-    found = list(moments(law, shape, step, ("forward", "backward")))
+    found = list(_training_moments(law, shape, step))
     held = (*held_items(states, workspace), *buckets(shape, stored, strategy, states))
     whole_forward, whole_backward = gathered(shape, workload, computing, strategy)
     unpacked = _unpacked(shape, workload, computing)
@@ -100,6 +100,14 @@ def stepwise_training_phases(
         Phase("backward", (*held, *whole_backward, *_items(layers, law, shards, all_gradients), *unpacked)),
         Phase("optimizer step", (*held, gradients, temporaries)),
     )
+
+
+def _training_moments(law: Law, shape: ModelShape, step: Step) -> Iterator[Moment]:
+    """Where a law of untied models stands in for a tied one: its table has one gradient more, as the head."""
+    other = shape.tied and "; untied;" in law.structure
+    for moment in moments(law, shape, step, ("forward", "backward")):
+        added = other and moment.phase == "backward" and moment.place == "embedding"
+        yield replace(moment, working=2 * moment.working) if added else moment
 
 
 def in_units(shape: ModelShape, workload: Workload, strategy: Strategy) -> bool:
@@ -119,7 +127,7 @@ def _fsdp_phases(shape: ModelShape, workload: Workload, strategy: Strategy, work
     units = units_of(shape, workload, ranks)
     states = fsdp_states(shape, workload, strategy, units)
     step = Step(workload.batch, workload.sequence_tokens, workload.sequence_tokens, _rank(workload))
-    found = list(moments(law, shape, step, ("forward", "backward")))
+    found = list(_training_moments(law, shape, step))
     if workload.autocast and workload.method != "full":
         found = _with_adapters_in_compute_type(shape, setup, step) or found
     moments_of_rank = sharded_moments(found, units, carried=workload.accumulation)
@@ -161,7 +169,7 @@ def _with_adapters_in_compute_type(shape: ModelShape, setup: Setup, step: Step) 
 def _by_place(law: Law, shape: ModelShape, step: Step) -> dict[tuple[str, str, int], Moment]:
     seen: Counter[tuple[str, str]] = Counter()
     found = {}
-    for moment in moments(law, shape, step, ("forward", "backward")):
+    for moment in _training_moments(law, shape, step):
         place = moment.phase, moment.place
         found[*place, seen[place]] = moment
         seen[place] += 1
