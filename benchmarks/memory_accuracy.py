@@ -111,7 +111,7 @@ def rules(asked: Question) -> dict[str, float]:
     gpus = asked.strategy.gpus if workload.task != "train" or asked.strategy.model_shards > 1 else 1
     scheme = scheme_of(shape, workload.quantise)
     size = element_bytes(workload.dtype)
-    # accelerate knows 4, 2, 1 and half a byte; hf-mem reads the headers of the files, which are right when quantised too.
+    # accelerate knows 4, 2, 1 and half a byte; hf-mem reads the headers of the files, right when quantised too.
     rounded = size if scheme is None else 0.5 if scheme.per_weight < 0.8 else 1.0
     weights = weight_sizes(shape, workload.dtype, scheme).total
     accelerate = shape.parameters * (4 * size if workload.trains and workload.method == "full" else 1.2 * rounded)

@@ -23,6 +23,13 @@ GPU = find_gpu("a100-80")
 LARGEST_DIFFERENCE = 0.03
 ATTENTION_ONLY = ("q_proj", "k_proj", "v_proj", "o_proj")
 """PEFT cannot adapt the router of Llama 4, which all-linear would include."""
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+AS_PUBLISHED: dict[str, dict[str, Any]] = {
+    "phi": {"num_key_value_heads": 4},
+    "olmo2": {"num_key_value_heads": 4},
+    "falcon": {"alibi": False},
+}
+"""Where the zoo's model is put together as no published one: laws are read off for those that people use."""
 TRAINING = [
     {"task": "train", "method": method, "gradient_checkpointing": checkpointing}
     for method, checkpointing in itertools.product(("full", "lora"), (True, False))
@@ -43,8 +50,11 @@ def targets(architecture: str) -> tuple[str, ...]:
 
 
 def tiny_config(architecture: str) -> dict[str, Any]:
-    sizes = ARCHITECTURES[architecture]
-    return {"model_type": architecture, "vocab_size": VOCABULARY, **sizes}
+    """Windows of a usual size; rows beyond them have tests of their own."""
+    windows = {key: 4096 for key in WINDOWS if key in ARCHITECTURES[architecture]}
+    tokens = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    published = AS_PUBLISHED.get(architecture, {})
+    return {"model_type": architecture, **tokens, **ARCHITECTURES[architecture], **windows, **published}
 
 
 def closed_form(config: dict[str, Any], case: dict[str, Any], dtype: str, rows: int, tokens: int) -> int:

@@ -38,7 +38,7 @@ Law = dict[str, float]
 COEFFICIENT_STEPS = 8
 """Bytes for an element are whole, or halves and quarters where a size is a part of another."""
 LARGEST_MISFIT = 1e-6
-SPARE_EXAMPLES = 6
+SPARE_EXAMPLES = 4
 MOST_EXAMPLES = 120
 
 
@@ -245,7 +245,19 @@ def learn(config: dict[str, Any], setup: Setup, likely: Likely) -> dict[str, Any
         layers = found[0].shape.layers
         key = f"{place(region.layer, len(layers))}: {kind_of(layers[region.layer])}"
         regions[-1]["layers"][key] = law
+    for one in regions:
+        if "layers" in one:
+            one["layers"] = without_repeats(one["layers"])
     return {"regions": regions}
+
+
+def without_repeats(layers: dict[str, Any]) -> dict[str, Any]:
+    """A layer at an end that does as the inner ones of its kind needs no law of its own."""
+    return {
+        key: law
+        for key, law in layers.items()
+        if key.startswith("inner") or layers.get(f"inner: {key.partition(': ')[2]}") != law
+    }
 
 
 def _law_of_beginning(found: list[Example], index: int) -> Law:
@@ -332,53 +344,67 @@ SETUPS = (
         for checkpointing in (True, False)
         for dtype in ("bfloat16", "float32", "autocast")
     ),
-    *(
-        Setup("train", "lora-attention", checkpointing, dtype)
-        for checkpointing in (True, False)
-        for dtype in ("bfloat16", "autocast")
-    ),
     *(Setup("generate", dtype=dtype, mask=mask) for dtype in ("bfloat16", "float32") for mask in ("none", "padded")),
 )
 
 
-def setups_of(shape: ModelShape) -> list[Setup]:
+MORE_SETUPS = tuple(
+    Setup("train", "lora-attention", checkpointing, dtype)
+    for checkpointing in (True, False)
+    for dtype in ("bfloat16", "float32", "autocast")
+)
+
+
+def setups_of(shape: ModelShape, more: bool, without: Sequence[str]) -> list[Setup]:
     """With those of rows longer than a window, where there is one."""
     windowed = any("window" in kind_of(layer) for layer in shape.layers)
     halves = [setup for setup in SETUPS if setup.mask == "none" and setup.dtype != "float32"]
     beyond = [replace(setup, mask="window") for setup in halves] if windowed else []
-    return [*SETUPS, *beyond]
+    everything = (*SETUPS, *beyond, *(MORE_SETUPS if more else ()))
+    return [setup for setup in everything if not set(setup.key.split()) & set(without)]
 
 
-def learn_structure(name: str, alike: Sequence[ModelShape], known: dict[str, Any]) -> dict[str, Any]:
+def learn_structure(
+    name: str, alike: Sequence[ModelShape], known: dict[str, Any], wanted: Sequence[Setup]
+) -> dict[str, Any]:
     """All setups of the structure that the catalogue's model `name` has; those that cannot run are left out."""
     config = text_config(name)
     shape = shape_from_config(config, name)
     likely = likely_sizes([shape, *alike])
     setups = dict(known)
-    for setup in setups_of(shape):
+    for setup in wanted:
         if setup.key in known:
             continue
         try:
             setups[setup.key] = learn(config, setup, likely)
-        except (ClusterlmError, RuntimeError) as problem:
+        except Exception as problem:  # noqa: BLE001 each model class raises its own
             sys.stderr.write(f"{name}, {setup.key}: {build.first_line(problem)}\n")
-    return {"structure": structure_of(shape), "example": name, "versions": library_versions(), "setups": setups}
+    return {
+        "structure": structure_of(shape),
+        "example": Path(name).stem if name.endswith(".json") else name,
+        "versions": library_versions(),
+        "setups": setups,
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m clusterlm.worker.trace.learn", description=__doc__)
     parser.add_argument("names", nargs="+", metavar="ID", help="models of the catalogue, or config.json files")
     parser.add_argument("--folder", type=Path, required=True, help="where ARCHITECTURE.json are kept")
+    parser.add_argument("--more", action="store_true", help="adapters of the attention alone, too")
+    parser.add_argument("--without", action="append", default=[], metavar="WORD", help="leave out setups: window, ...")
     parser.add_argument("--anew", action="store_true", help="learn again what is known already")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     everything = _catalogue_shapes()
     for name in chosen.names:
         content = text_config(name)
-        structure = structure_of(shape_from_config(content, name))
+        shape = shape_from_config(content, name)
+        structure = structure_of(shape)
         file = chosen.folder / f"{content['model_type']}.json"
         known = {} if chosen.anew else known_setups(file, structure)
-        keep(learn_structure(name, [shape for shape in everything if structure_of(shape) == structure], known), file)
+        alike = [one for one in everything if structure_of(one) == structure]
+        keep(learn_structure(name, alike, known, setups_of(shape, chosen.more, chosen.without)), file)
     return 0
 
 

@@ -97,7 +97,8 @@ class Dice:
         if kv_heads == 1 < heads:
             count = 1
         if self.shape.traits.get("position") == "alibi":
-            count = 2 ** self.random.randint(1, 3)  # other numbers of heads take more operations
+            # Other numbers of heads than powers of 2 take more operations.
+            count, group = 2 ** self.random.randint(1, 3), min(group, 2)
         if self.config["model_type"] == "codegen":
             count = 4 * self.random.randint(2, 3)  # the projections come in four parts
         size = self._head_size()
