@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import NotCovered, Question, question, read_rows
+from clusterlm.errors import ClusterlmError
 from clusterlm.planning.memory import footprint, phases_per_gpu
 from clusterlm.planning.weights import element_bytes, scheme_of, weight_sizes
 
@@ -103,6 +104,12 @@ def score(row: dict[str, str], kind: str) -> Scored:
         return Scored(row, kind, value, predict(asked, kind), rules=tuple(rules(asked).items()), free_gib=free)
     except NotCovered as reason:
         return Scored(row, kind, value, None, str(reason))
+    except (
+        ClusterlmError,
+        ValueError,
+        ArithmeticError,
+    ) as problem:  # a model that this engine or strategy has no formula for
+        return Scored(row, kind, value, None, f"no formula: {problem}")
 
 
 def rules(asked: Question) -> dict[str, float]:
