@@ -218,7 +218,7 @@ def describe(row: Scored) -> str:
 
 
 def coverage(rows: list[Scored]) -> dict[str, Any]:
-    exact = [row for row in rows if row.row["quality"] == "exact" and row.row["status"] == "ok"]
+    exact = [row for row in rows if row.row["quality"].split(";")[0] == "exact" and row.row["status"] == "ok"]
     covered = sum(row.predicted_gib is not None for row in exact)
     return {"rows": len(exact), "covered": covered, "share": round(covered / len(exact), 4) if exact else None}
 

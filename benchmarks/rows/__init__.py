@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from benchmarks.rows import cards, fsdp_qlora, generation, litgpt, serving, torchtitan, training, unstated
+from benchmarks.rows import cards, fsdp_qlora, generation, litgpt, peft, serving, torchtitan, training, unstated
 from benchmarks.rows.conditions import NotCovered, Question, conditions, read_rows
 
 READERS = (
@@ -13,6 +13,7 @@ READERS = (
     *litgpt.READERS,
     *fsdp_qlora.READERS,
     *torchtitan.READERS,
+    *peft.READERS,
     *unstated.READERS,
     *cards.READERS,
     *generation.READERS,

@@ -9,10 +9,6 @@ from benchmarks.rows.conditions import NotCovered, Question
 Asked = Mapping[str, str]
 
 
-def is_peft_comparison(asked: Asked) -> bool:
-    return "<=768" in asked["seq_len"] and "peft" in asked["software"]
-
-
 def is_axolotl_example(asked: Asked) -> bool:
     return asked["software"].startswith("axolotl 2025")
 
@@ -29,7 +25,6 @@ def refusing(reason: str) -> Callable[[Asked], Question]:
 
 
 READERS = (
-    (is_peft_comparison, refusing("PEFT's comparison: samples of any length up to 768 tokens, nothing checkpointed")),
     (is_axolotl_example, refusing("axolotl's examples: which fused kernels and plugins ran is not stated")),
     (is_torchtune, refusing("torchtune: compile, offload and optimizer of the README's runs are not stated")),
 )
