@@ -173,3 +173,7 @@ def test_smaller_groups_cost_more_scales() -> None:
     # 4 x 256 x 256 + 3 x 256 x 512 weights; a group has 2 bytes of scale and half a byte of zero.
     weights = 4 * 256 * 256 + 3 * 256 * 512
     assert layer_bytes(32) - layer_bytes(128) == weights * 2.5 * (1 / 32 - 1 / 128)
+
+
+def test_a_quantised_checkpoint_that_names_no_type_is_not_taken_for_float32() -> None:
+    assert find_model("openai/gpt-oss-20b").dtype == "bfloat16"  # its embedding and attention, by the hub's file list

@@ -49,11 +49,22 @@ def _only_attention(shape: ModelShape, targets: tuple[str, ...]) -> bool:
 
 
 def _learned(shape: ModelShape, setup: Setup) -> Law | None:
-    """Where adapters of the attention alone were not learned, those of all matrices stand in: never less."""
+    """The law of the setup; else the nearest that was learned of this architecture, marked as not its own."""
     law = find_law(shape, setup)
-    if law is None and setup.method == "lora-attention":
-        return find_law(shape, replace(setup, method="lora"))
-    return law
+    if law is not None:
+        return law
+    stand_ins = [replace(setup, mask="none")]
+    if setup.method.startswith("lora"):
+        # Adapters of all matrices keep more than those of some; without autocast adapters compute in float32.
+        methods, dtypes = (setup.method, "lora"), (setup.dtype, setup.dtype.replace("autocast", "bfloat16"))
+        stand_ins += [
+            replace(setup, method=method, dtype=dtype, mask=mask)
+            for mask in (setup.mask, "none")
+            for dtype in dtypes
+            for method in methods
+        ]
+    found = next((law for one in stand_ins if (law := find_law(shape, one))), None)
+    return replace(found, exact=False) if found else None
 
 
 def generation_setup(shape: ModelShape, workload: Workload) -> Setup | None:
@@ -227,7 +238,7 @@ def stepwise_generation_phases(
 ) -> tuple[Phase, ...] | None:
     """On one GPU; None where nothing was learned of this architecture."""
     setup = generation_setup(shape, workload)
-    law = find_law(shape, setup) if setup else None
+    law = _learned(shape, setup) if setup else None
     if law is None:
         return None
     (whole,) = slices(len(shape.layers), 1)
