@@ -67,6 +67,7 @@ def closed_form(config: dict[str, Any], case: dict[str, Any], dtype: str, rows: 
         sequence_tokens=tokens,
         new_tokens=case.get("new_tokens", 0),
         checkpointing=case.get("gradient_checkpointing", False),
+        autocast=case.get("autocast", False),
         optimizer="adamw-fused",
         lora_targets=targets(config["model_type"]),
     )
@@ -99,6 +100,25 @@ def test_closed_form_and_trace_agree_on_every_architecture(architecture: str, ca
     rows = 1 if case["task"] == "generate" else 3
     told = traced(config, case, dtype, rows, 150)
     assert closed_form(config, case, dtype, rows, 150) == pytest.approx(told, rel=LARGEST_DIFFERENCE)
+
+
+@pytest.mark.parametrize(("method", "dtype"), [("full", "float32"), ("lora", "bfloat16")])
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "mixtral"])
+def test_closed_form_and_trace_agree_under_autocast(architecture: str, method: str, dtype: str) -> None:
+    config = tiny_config(architecture)
+    case = {"task": "train", "method": method, "gradient_checkpointing": True, "autocast": True}
+    told = traced(config, case, dtype, 3, 150)
+    assert closed_form(config, case, dtype, 3, 150) == pytest.approx(told, rel=LARGEST_DIFFERENCE)
+
+
+@pytest.mark.parametrize(
+    "case", [INFERENCE, TRAINING[0], TRAINING[3]], ids=lambda case: "-".join(map(str, case.values()))
+)
+@pytest.mark.parametrize("architecture", ["mistral", "gemma2"])
+def test_closed_form_and_trace_agree_beyond_a_sliding_window(architecture: str, case: dict[str, Any]) -> None:
+    config = tiny_config(architecture) | {"sliding_window": 24}
+    told = traced(config, case, "bfloat16", 1, 150)
+    assert closed_form(config, case, "bfloat16", 1, 150) == pytest.approx(told, rel=LARGEST_DIFFERENCE)
 
 
 @pytest.mark.parametrize(("name", "case"), REAL_MODELS)
