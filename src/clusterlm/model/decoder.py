@@ -16,7 +16,7 @@ DTYPE_WHERE_UNSAID = "float32"
 
 
 def dtype_of(config: Config) -> str:
-    """What is quantised is younger than the years of float32 (gpt-oss names no type; its other tensors are bfloat16)."""
+    """What is quantised is younger than the years of float32: gpt-oss names no type, and the rest of it is bfloat16."""
     unsaid = "bfloat16" if config.value("quantization_config") else DTYPE_WHERE_UNSAID
     return (config.text("dtype") or unsaid).removeprefix("torch.")
 
