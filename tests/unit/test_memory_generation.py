@@ -69,12 +69,16 @@ def test_a_sliding_window_bounds_the_cache() -> None:
     assert short == long == 32 * 4096 * 2 * 8 * 128 * 2
 
 
-def test_a_latent_cache_is_expanded_by_transformers_and_compressed_by_vllm() -> None:
+def test_a_latent_cache_was_expanded_by_transformers_4_and_is_compressed_since_and_by_vllm() -> None:
     name = "deepseek-ai/DeepSeek-V2-Lite-Chat"
-    expanded = item_bytes(planned(name, Workload(sequence_tokens=1000)), "last token", "KV cache")
+    before = Workload(sequence_tokens=1000, software=Software(version=(4, 48)))
+    expanded = item_bytes(planned(name, before), "last token", "KV cache")
     # 27 layers x 16 heads x (128 + 64 of the key + 128 of the value) x 2 B
     assert expanded == 1000 * 27 * 16 * (192 + 128) * 2
-    # 27 layers x (512 latent + 64 rotary) x 2 B, whole on every rank
+    since = Workload(sequence_tokens=1000, new_tokens=2)
+    # 27 layers x (512 latent + 64 rotary) x 2 B; in transformers 5.23 past_key_values.update() gets both as they are
+    assert item_bytes(planned(name, since), "last token", "KV cache") == pytest.approx(1001 * 27 * 576 * 2, rel=0.002)
+    # ... and whole on every rank
     for degree in (1, 2):
         strategy = Strategy(gpus=degree, tensor_degree=degree)
         assert token_bytes(shape(name), Workload(), strategy) == 27 * 576 * 2

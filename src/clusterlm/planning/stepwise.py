@@ -257,9 +257,11 @@ def stepwise_generation_phases(
 def _cached(found: list[Moment], law: Law, shape: ModelShape, workload: Workload, tokens: int) -> list[Item]:
     """The cache by its own formula, and what the highest moment holds besides."""
     top = max(found, key=lambda moment: moment.bytes)
-    cache = workload.batch * cache_bytes_per_sequence(shape, tokens, workload.dtype)
+    compressed = any("rows latent cache" in region.get("begin", {}) for region in law.setup["regions"])
+    cache = workload.batch * cache_bytes_per_sequence(shape, tokens, workload.dtype, latent=compressed)
     cache = min(cache, round(top.kept))
-    formula = "batch x layers x tokens x 2 x KV heads x head size x bytes"
+    kept = "compressed key and value" if compressed else "2 x KV heads x head size"
+    formula = f"batch x layers x tokens x {kept} x bytes"
     rest = round(top.kept) - cache
     return [
         Item("KV cache", cache, formula),
