@@ -105,7 +105,7 @@ def ordered(models: tuple[str, ...], tokens: int, gpu: Gpu) -> list[Case]:
 
 
 def run(
-    todo: list[Case],
+    waiting: list[Case],
     gpu: Gpu,
     entries: list[dict[str, Any]],
     file: Path,
@@ -116,7 +116,7 @@ def run(
     end = time.monotonic() + 60 * options.minutes
     done = [entry["case"] for entry in entries]
     with ThreadPoolExecutor(1) as traces:
-        for case in todo:
+        for case in waiting:
             if asdict(case) in done:
                 continue
             if time.monotonic() > end:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterlm.errors import ModelError, did_you_mean
+from clusterlm.model.json_file import read_json
 
 SAMPLE_BYTES = 1 << 20
 """So much of each weight file's start, middle and end goes into the fingerprint: new weights change all three."""
@@ -34,14 +35,14 @@ class ModelFolder:
     fingerprint: str
 
     def config(self) -> dict[str, Any]:
-        return _read_json(self.path / "config.json")
+        return read_json(self.path / "config.json")
 
     @property
     def has_chat_template(self) -> bool:
         if any(self.path.glob("chat_template*")) or (self.path / "additional_chat_templates").is_dir():
             return True
         tokenizer_config = self.path / "tokenizer_config.json"
-        return tokenizer_config.exists() and bool(_read_json(tokenizer_config).get("chat_template"))
+        return tokenizer_config.exists() and bool(read_json(tokenizer_config).get("chat_template"))
 
 
 def find_model(name: str, revision: str | None = None) -> ModelFolder:
@@ -75,7 +76,7 @@ def fetch_config(name: str) -> Path:
         except RemoteEntryNotFoundError:
             # An adapter's own file names the model that it belongs to.
             return Path(hf_hub_download(name, "adapter_config.json")).parent
-        if "quantization_config" not in _read_json(folder / "config.json"):
+        if "quantization_config" not in read_json(folder / "config.json"):
             with contextlib.suppress(RemoteEntryNotFoundError):
                 hf_hub_download(name, "quantize_config.json")
     return folder
@@ -153,7 +154,7 @@ def check_model_folder(path: Path) -> None:
             hint = "merge it into its base model first: PeftModel.merge_and_unload()"
             raise ModelError("is a LoRA adapter, not a whole model", where=str(path), hint=hint)
         raise ModelError("has no config.json, so it is no model folder", where=str(path))
-    _read_json(path / "config.json")
+    read_json(path / "config.json")
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
         hint = "save it beside the model: tokenizer.save_pretrained(folder)"
         raise ModelError(f"has no tokenizer (none of {', '.join(TOKENIZER_FILES)})", where=str(path), hint=hint)
@@ -169,7 +170,7 @@ def weight_files(path: Path) -> list[Path]:
         ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
     ):
         if (path / index_name).is_file():
-            names = sorted(set(_read_json(path / index_name).get("weight_map", {}).values()))
+            names = sorted(set(read_json(path / index_name).get("weight_map", {}).values()))
             missing = [name for name in names if not (path / name).is_file()]
             if missing:
                 hint = "copy or download the model again: it is not complete"
@@ -221,13 +222,3 @@ def _sample(file: Path) -> bytes:
             stream.seek(start)
             parts.append(stream.read(SAMPLE_BYTES))
     return b"".join(parts)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise ModelError(f"cannot be read as JSON: {problem}", where=str(path)) from None
-    if not isinstance(content, dict):
-        raise ModelError("is not a JSON object", where=str(path))
-    return content

@@ -88,10 +88,10 @@ def test_a_gpu_that_the_planner_does_not_list_is_known_by_what_it_says() -> None
 
 def test_cases_begin_with_the_smallest(tiny_model: str) -> None:
     gpu, _ = memory_on_gpu.this_gpu("cpu")
-    todo = memory_on_gpu.ordered(MODELS, 1024, gpu)
-    needs = [predicted(case, gpu).allocated for case in todo]
+    waiting = memory_on_gpu.ordered(MODELS, 1024, gpu)
+    needs = [predicted(case, gpu).allocated for case in waiting]
     assert needs == sorted(needs)
-    assert len(todo) == len(set(todo)) == len(list(cases(MODELS)))
+    assert len(waiting) == len(set(waiting)) == len(list(cases(MODELS)))
 
 
 # ------------------------------------------------------------------------------------------------ what was measured

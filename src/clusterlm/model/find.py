@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from clusterlm.errors import ModelError
 from clusterlm.model.architectures import shape_from_config
 from clusterlm.model.catalogue import catalogue_entry, nearest_names
 from clusterlm.model.headers import with_stored_sizes
+from clusterlm.model.json_file import read_json
 from clusterlm.model.shape import ModelShape
 
 
@@ -68,26 +68,16 @@ def _cache_folder() -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise _no_config(folder)
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     older = folder / "quantize_config.json"  # AutoGPTQ's, before transformers knew GPTQ
     if "quantization_config" not in config and older.is_file():
-        config["quantization_config"] = {"quant_method": "gptq", **_read_json(older)}
+        config["quantization_config"] = {"quant_method": "gptq", **read_json(older)}
     return config
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise ModelError(f"cannot be read as JSON: {problem}", where=str(file)) from None
-    if not isinstance(content, dict):
-        raise ModelError("is not a JSON object", where=str(file))
-    return content
 
 
 def _no_config(folder: Path) -> ModelError:
     if (folder / "adapter_config.json").is_file():
-        base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
         hint = f"plan for its base model: {base}" if base else "plan for its base model"
         return ModelError("is a LoRA adapter, not a whole model", where=str(folder), hint=hint)
     if (folder / "params.json").is_file():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -19,7 +19,6 @@ from clusterlm.planning.sizes import Sizes, Step, kind_of, layer_sizes, outside_
 
 GRADIENT_WORDS = ("weights", "adapter", "vector", "table", "position", "hidden", "vocabulary", "other")
 """Sizes that begin so are those of parameters."""
-PLACES = ("first", "second", "inner", "last")
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,25 @@ def find_law_of(architecture: str, structure: str, key: str) -> Law | None:
 def find_law(shape: ModelShape, setup: Setup) -> Law | None:
     """None where nothing was learned of this architecture in this setup."""
     return find_law_of(text_architecture(shape), structure_of(shape), setup.key)
+
+
+def nearest_law(shape: ModelShape, setup: Setup) -> Law | None:
+    """The law of the setup; else the nearest that was learned of this architecture, marked as not its own."""
+    law = find_law(shape, setup)
+    if law is not None:
+        return law
+    stand_ins = [replace(setup, mask="none")]
+    if setup.method.startswith("lora"):
+        # Adapters of all matrices keep more than those of some; without autocast adapters compute in float32.
+        methods, dtypes = (setup.method, "lora"), (setup.dtype, setup.dtype.replace("autocast", "bfloat16"))
+        stand_ins += [
+            replace(setup, method=method, dtype=dtype, mask=mask)
+            for mask in (setup.mask, "none")
+            for dtype in dtypes
+            for method in methods
+        ]
+    found = next((law for one in stand_ins if (law := find_law(shape, one))), None)
+    return replace(found, exact=False) if found else None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from clusterlm.model.shape import Attention, FeedForward, Layer, Linear, ModelShape
 from clusterlm.planning.footprint import Item, Phase
-from clusterlm.planning.laws import Law, Moment, find_law, kept_formula, moments
+from clusterlm.planning.laws import Law, Moment, kept_formula, moments, nearest_law
 from clusterlm.planning.sizes import Step
 from clusterlm.planning.stepwise import training_setup
 from clusterlm.planning.training import held_items, training_states
@@ -51,7 +51,7 @@ def is_learned(shape: ModelShape, workload: Workload) -> bool:
 
 def _law(shape: ModelShape, workload: Workload) -> Law | None:
     setup = training_setup(shape, workload)
-    return find_law(shape, setup) if setup else None
+    return nearest_law(shape, setup) if setup else None
 
 
 def rank_shape(shape: ModelShape, degree: int) -> ModelShape:

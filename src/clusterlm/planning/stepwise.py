@@ -17,7 +17,7 @@ from clusterlm.planning.fsdp import (
     units_of,
 )
 from clusterlm.planning.generation import cache_bytes_per_sequence, slice_weight_items, slices
-from clusterlm.planning.laws import Law, Moment, Setup, find_law, kept_formula, moments
+from clusterlm.planning.laws import Law, Moment, Setup, kept_formula, moments, nearest_law
 from clusterlm.planning.sizes import Step
 from clusterlm.planning.training import buckets, gathered, held_items, training_states
 from clusterlm.planning.weights import Scheme, WeightSizes, weight_sizes
@@ -48,25 +48,6 @@ def _only_attention(shape: ModelShape, targets: tuple[str, ...]) -> bool:
     return bool(linears) and all(linear.name.startswith("attention.") for linear in linears)
 
 
-def _learned(shape: ModelShape, setup: Setup) -> Law | None:
-    """The law of the setup; else the nearest that was learned of this architecture, marked as not its own."""
-    law = find_law(shape, setup)
-    if law is not None:
-        return law
-    stand_ins = [replace(setup, mask="none")]
-    if setup.method.startswith("lora"):
-        # Adapters of all matrices keep more than those of some; without autocast adapters compute in float32.
-        methods, dtypes = (setup.method, "lora"), (setup.dtype, setup.dtype.replace("autocast", "bfloat16"))
-        stand_ins += [
-            replace(setup, method=method, dtype=dtype, mask=mask)
-            for mask in (setup.mask, "none")
-            for dtype in dtypes
-            for method in methods
-        ]
-    found = next((law for one in stand_ins if (law := find_law(shape, one))), None)
-    return replace(found, exact=False) if found else None
-
-
 def generation_setup(shape: ModelShape, workload: Workload) -> Setup | None:
     if workload.attention == "eager" or workload.kv_dtype or workload.cache_tokens:
         return None
@@ -88,7 +69,7 @@ def stepwise_training_phases(
     if in_units(shape, workload, strategy):
         return _fsdp_phases(shape, workload, strategy, workspace)
     setup = training_setup(shape, workload)
-    law = _learned(shape, setup) if setup else None
+    law = nearest_law(shape, setup) if setup else None
     if setup is None or law is None:
         return None
     stored = replace(workload, dtype="float32") if setup.weights_in_float32 else workload
@@ -131,7 +112,7 @@ def _fsdp_phases(shape: ModelShape, workload: Workload, strategy: Strategy, work
     """As one GPU's step, with units gathered, reduced and let go around it."""
     # What autocast would cast is gathered in the compute type already.
     setup = training_setup(shape, replace(workload, autocast=False))
-    law = _learned(shape, setup) if setup else None
+    law = nearest_law(shape, setup) if setup else None
     if setup is None or law is None:
         return None
     ranks = strategy.model_shards
@@ -162,7 +143,7 @@ def _with_adapters_in_compute_type(shape: ModelShape, setup: Setup, step: Step) 
     float32, and by how much full training in bfloat16 is above half of that in float32 (norms and the loss)."""
     full = replace(setup, method="full")
     setups = (replace(setup, dtype="float32"), full, replace(full, dtype="float32"))
-    laws = [_learned(shape, one) for one in setups]
+    laws = [nearest_law(shape, one) for one in setups]
     adapters, half, whole = ({} if law is None else _by_place(law, shape, step) for law in laws)
     if not adapters or not adapters.keys() <= half.keys() or half.keys() != whole.keys():
         return None
@@ -238,7 +219,7 @@ def stepwise_generation_phases(
 ) -> tuple[Phase, ...] | None:
     """On one GPU; None where nothing was learned of this architecture."""
     setup = generation_setup(shape, workload)
-    law = _learned(shape, setup) if setup else None
+    law = nearest_law(shape, setup) if setup else None
     if law is None:
         return None
     (whole,) = slices(len(shape.layers), 1)

@@ -31,13 +31,9 @@ from clusterlm.worker.trace.cache import library_versions
 from clusterlm.worker.trace.request import ALL_LINEAR, TraceRequest
 from clusterlm.worker.trace.small import Dice, shallow
 from clusterlm.worker.trace.storage import StorageTracker
+from clusterlm.worker.trace.sums import Law, NotLinearError, basis, highest, laws, table_of
 from clusterlm.worker.trace.watch import watch_modules
 
-Law = dict[str, float]
-"""Bytes for each element of a size."""
-COEFFICIENT_STEPS = 8
-"""Bytes for an element are whole, or halves and quarters where a size is a part of another."""
-LARGEST_MISFIT = 1e-6
 SPARE_EXAMPLES = 4
 MOST_EXAMPLES = 120
 
@@ -104,6 +100,7 @@ class Example:
 
 
 def record(request: TraceRequest, shape: ModelShape) -> Example:
+    """A real step of a model so small that it takes a moment."""
     model = build.build_here(request, build.read_config(request.config))
     build.prepare(model, request)
     parameters = {id(weight): weight.nbytes for weight in model.parameters()}
@@ -179,50 +176,6 @@ def _independent_sizes(draws: list[tuple[TraceRequest, ModelShape]]) -> int:
         tables.append([outside_sizes(shape, step) for shape, step in steps])
         counts += [len(basis(*table_of(table))) for table in tables]
     return max(counts)
-
-
-def table_of(rows: Sequence[Sizes]) -> tuple[list[str], Any]:
-    names = list(rows[0])
-    return names, numpy.array([[row[name] for name in names] for row in rows])
-
-
-def basis(names: list[str], table: Any) -> list[int]:
-    """Columns that are no sum of those before them."""
-    scaled = table / numpy.maximum(numpy.abs(table).max(axis=0), 1e-300)
-    chosen: list[int] = []
-    directions = numpy.zeros((table.shape[0], 0))
-    for index in range(len(names)):
-        column = scaled[:, index]
-        rest = column - directions @ (directions.T @ column)
-        rest = rest - directions @ (directions.T @ rest)
-        if numpy.linalg.norm(rest) > 1e-7 * numpy.linalg.norm(column) > 0:
-            chosen.append(index)
-            directions = numpy.column_stack([directions, rest / numpy.linalg.norm(rest)])
-    return chosen
-
-
-def laws(rows: Sequence[Sizes], moments: Any) -> list[Law]:
-    """One for each column of `moments` (examples x moments): live bytes as a sum of sizes; ModelError if it is none."""
-    names, table = table_of(rows)
-    chosen = basis(names, table)
-    scale = table[:, chosen].max(axis=0)
-    found, *_ = numpy.linalg.lstsq(table[:, chosen] / scale, moments, rcond=None)
-    coefficients = found / scale[:, None]
-    rounded = numpy.round(coefficients * COEFFICIENT_STEPS) / COEFFICIENT_STEPS
-    wrong = numpy.abs(table[:, chosen] @ rounded - moments).max(axis=0) > 0.5
-    rounded[:, wrong] = coefficients[:, wrong]
-    misfit = numpy.abs(table[:, chosen] @ rounded - moments) / numpy.maximum(numpy.abs(moments), 1000)
-    if misfit.max() > LARGEST_MISFIT:
-        worst = int(misfit.max(axis=0).argmax())
-        raise NotLinearError(worst, float(misfit.max()))
-    return [
-        {names[index]: float(value) for index, value in zip(chosen, column, strict=True) if abs(value) > 1e-3}
-        for column in rounded.T
-    ]
-
-
-class NotLinearError(Exception):
-    """Moment, and by how much it is missed."""
 
 
 def learn(config: dict[str, Any], setup: Setup, likely: Likely) -> dict[str, Any]:
@@ -325,16 +278,6 @@ def likely_sizes(shapes: Sequence[ModelShape]) -> Likely:
         for layer in {kind_of(layer): layer for layer in shape.layers}.values():
             layers.setdefault(kind_of(layer), []).extend(layer_sizes(shape, layer, step) for step in steps)
     return Likely([outside_sizes(shape, step) for shape in shapes for step in steps], layers)
-
-
-def highest(peaks: list[Law], sizes: Sequence[Sizes]) -> list[Law]:
-    """Those that are the highest somewhere."""
-    unique = [dict(items) for items in sorted({tuple(sorted(law.items())) for law in peaks})]
-    names = sorted({name for law in unique for name in law})
-    table = numpy.array([[size.get(name, 0.0) for name in names] for size in sizes])
-    values = table @ numpy.array([[law.get(name, 0.0) for name in names] for law in unique]).T
-    tallest = set(values.argmax(axis=1).tolist()) if names else set()
-    return [unique[index] for index in sorted(tallest) if unique[index]]
 
 
 SETUPS = (
