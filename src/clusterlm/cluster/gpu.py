@@ -10,10 +10,6 @@ from importlib import resources
 from clusterlm.errors import UsageError, did_you_mean, nearest
 
 GIB = 2**30
-CONTEXT_BYTES = round(0.51 * GIB)
-"""CUDA context, library handles, loaded kernels of one process: 0.51 GiB on H100 (vLLM logs), 0.3 to 0.6 elsewhere."""
-CONTEXT_BYTES_OLD = round(1.31 * GIB)
-"""V100 of 2022, eager loading of all kernels: 1,343 MiB (transformers documentation, model memory anatomy)."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +22,6 @@ class Gpu:
     vendor: str
     bfloat16: bool
     source: str
-
-    @property
-    def context_bytes(self) -> int:
-        return CONTEXT_BYTES
 
 
 @cache

@@ -1,0 +1,162 @@
+"""Cluster, NodeType, Partition: what a site offers and asks for, as its profile (clusters/NAME.toml) has it.
+
+Every table of a profile names its `source`, a key of `sources`, and in `unverified` those of its fields that are widely
+stated but were not seen in a source that was read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Gres = Literal["gpus-per-node", "typed", "untyped"]
+"""`--gpus-per-node=4`, `--gres=gpu:v100:4`, `--gres=gpu:4`."""
+Purpose = Literal["batch", "test", "interactive"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    title: str
+    url: str = ""
+    date: str
+    """Of the text, as YYYY-MM or YYYY-MM-DD; of the reading where the text has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sourced:
+    source: str
+    """A key of the profile's `sources`."""
+    unverified: tuple[str, ...] = ()
+    """Fields of this table that no source that was read confirms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeType(Sourced):
+    gpu: str
+    """A key of gpus.toml; "any": whatever the user names."""
+    gpus: int
+    """As Slurm counts them: a GCD where the site's Slurm says GPU to a GCD."""
+    unit: str = "GPU"
+    """What one of them is called: GPU, or GCD."""
+    gres_type: str | None = None
+    """The type in `--gres=gpu:TYPE:N`, to the letter."""
+    count: int | None = None
+    """Nodes of this type."""
+    architecture: Literal["x86_64", "aarch64"] = "x86_64"
+    cores: int | None = None
+    """That a job may use."""
+    cores_per_gpu: int | None = None
+    """Most that a job gets for each GPU; None where a job may take any share of the node."""
+    host_memory_gib: float | None = None
+    """That jobs may use of one node, rounded down."""
+    host_memory_per_gpu_gib: float | None = None
+    """Most that a job gets for each GPU; None where it may take any share of the node."""
+    local_disk_gib: float | None = None
+    """Of $TMPDIR."""
+    constraint: str | None = None
+    """For `--constraint`, where the partition alone does not select the type."""
+    gpu_link_gb_per_second: float | None = None
+    """From one GPU to the others of its node, one direction; None: as the GPU usually has it."""
+    network_gb_per_second: float | None = None
+    """From one node into the network, one direction."""
+    network_interface: str | None = None
+    """For NCCL and Gloo."""
+    billing_units_per_gpu_hour: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition(Sourced):
+    nodes: tuple[str, ...]
+    """Node types in it; a job uses one of them."""
+    limit: str
+    """Longest time, as Slurm writes it: 2-00:00:00, 36:00:00, 15:00."""
+    purpose: Purpose = "batch"
+    partition: str | None = None
+    """For `--partition`; None: the table's name, "": none is asked for."""
+    qos: str | None = None
+    """For `--qos`."""
+    whole_nodes: bool = False
+    """Jobs get and pay whole nodes."""
+    min_gpus: int = 1
+    max_gpus: int | None = None
+    min_nodes: int = 1
+    max_nodes: int | None = None
+    max_running: int | None = None
+    max_submitted: int | None = None
+    rule: str | None = None
+    """What else the site asks of a job here, in a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Sourced):
+    """How the site's Slurm wants to be asked."""
+
+    gres: Gres = "gpus-per-node"
+    account: bool = False
+    """--account is needed."""
+    memory: bool = True
+    """--mem may be given; elsewhere the site sets it."""
+    partial_nodes: bool = True
+    """A job on several nodes may take a part of each."""
+    short_job_hours: float | None = None
+    """Jobs up to this long have nodes of their own, and start sooner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Billing(Sourced):
+    unit: str
+    """BU, SBU, GPU-hour ...; what one costs per GPU and hour stands with each node type."""
+    rule: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage(Sourced):
+    path: str
+    use: Literal["home", "project", "scratch", "fast", "local"]
+    quota_gib: float | None = None
+    quota_files: int | None = None
+    purge_days: int | None = None
+    read_gb_per_second: float | None = None
+    """One node's client, large files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Software(Sourced):
+    modules: tuple[str, ...] = ()
+    """`module load` these, in order; an entry with a blank is a whole `module` command, such as `use /path`."""
+    container: str | None = None
+    binds: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access(Sourced):
+    internet: bool | None = None
+    """Compute nodes reach the internet; None: not known."""
+    login_limit: str = ""
+    """What a login node allows, in a sentence."""
+    cluster_names: tuple[str, ...] = ()
+    """Slurm's ClusterName, for `--on auto`."""
+    hosts: tuple[str, ...] = ()
+    """Names of its hosts, with * and ?, for `--on auto`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    name: str
+    title: str
+    status: Literal["current", "retired"] = "current"
+    until: str | None = None
+    """Last day of service, where it is known."""
+    successor: str | None = None
+    slurm: bool = True
+    sources: dict[str, Source]
+    nodes: dict[str, NodeType]
+    partitions: dict[str, Partition]
+    request: Request
+    access: Access
+    billing: Billing | None = None
+    storage: dict[str, Storage] = field(default_factory=dict)
+    software: Software | None = None
+    checked: str = ""
+    """By whom and when the profile was compared with the site's Slurm; empty: never."""
