@@ -1,13 +1,15 @@
 """Cluster, NodeType, Partition: what a site offers and asks for, as its profile (clusters/NAME.toml) has it.
 
 Every table of a profile names its `source`, a key of `sources`, and in `unverified` those of its fields that are widely
-stated but were not seen in a source that was read.
+stated but were not seen in a source that was read. docs/reference/cluster-file.md explains every field.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
+
+from clusterlm.units import slurm_seconds
 
 Gres = Literal["gpus-per-node", "typed", "untyped"]
 """`--gpus-per-node=4`, `--gres=gpu:v100:4`, `--gres=gpu:4`."""
@@ -16,6 +18,7 @@ Purpose = Literal["batch", "test", "interactive"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     title: str
     url: str = ""
     date: str
@@ -24,8 +27,11 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Sourced:
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     source: str
     """A key of the profile's `sources`."""
+    other_sources: dict[str, str] = field(default_factory=dict, hash=False)
+    """Fields of this table that another source has: field = key of `sources`."""
     unverified: tuple[str, ...] = ()
     """Fields of this table that no source that was read confirms."""
 
@@ -45,6 +51,8 @@ class NodeType(Sourced):
     architecture: Literal["x86_64", "aarch64"] = "x86_64"
     cores: int | None = None
     """That a job may use."""
+    cpus: int | None = None
+    """As Slurm counts them, where that is not `cores`: hardware threads."""
     cores_per_gpu: int | None = None
     """Most that a job gets for each GPU; None where a job may take any share of the node."""
     host_memory_gib: float | None = None
@@ -55,6 +63,8 @@ class NodeType(Sourced):
     """Of $TMPDIR."""
     constraint: str | None = None
     """For `--constraint`, where the partition alone does not select the type."""
+    nodelist: str | None = None
+    """For `--nodelist`, where only the name of a node selects the type."""
     gpu_link_gb_per_second: float | None = None
     """From one GPU to the others of its node, one direction; None: as the GPU usually has it."""
     network_gb_per_second: float | None = None
@@ -86,6 +96,11 @@ class Partition(Sourced):
     rule: str | None = None
     """What else the site asks of a job here, in a sentence."""
 
+    @property
+    def limit_seconds(self) -> int | None:
+        """None: no limit."""
+        return slurm_seconds(self.limit)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Sourced):
@@ -94,6 +109,8 @@ class Request(Sourced):
     gres: Gres = "gpus-per-node"
     account: bool = False
     """--account is needed."""
+    account_name: str | None = None
+    """The one account that all jobs use."""
     memory: bool = True
     """--mem may be given; elsewhere the site sets it."""
     partial_nodes: bool = True
@@ -118,6 +135,7 @@ class Storage(Sourced):
     purge_days: int | None = None
     read_gb_per_second: float | None = None
     """One node's client, large files."""
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +160,14 @@ class Access(Sourced):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
+class Cluster(Sourced):
+    """`source` is that of title, site, status, until and successor."""
+
     name: str
+    """The file's own name."""
     title: str
+    site: str = ""
+    """Who runs it, and in which country."""
     status: Literal["current", "retired"] = "current"
     until: str | None = None
     """Last day of service, where it is known."""
@@ -160,3 +183,5 @@ class Cluster:
     software: Software | None = None
     checked: str = ""
     """By whom and when the profile was compared with the site's Slurm; empty: never."""
+    notes: tuple[str, ...] = ()
+    """What else a user of this cluster should know, in sentences."""
