@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,8 @@ def this_gpu(device: str) -> tuple[Gpu, dict[str, Any]]:
 def gpu_of(conditions: dict[str, Any]) -> Gpu:
     """The measured GPU as the planner knows one, whether or not it is of its list."""
     major, minor = conditions["compute_capability"]
-    return Gpu(
+    return replace(
+        find_gpu("a100-80"),  # whose speeds stand in: memory does not follow from them
         key=re.sub(r"[^a-z0-9]+", "-", conditions["gpu"].lower()).strip("-"),
         name=conditions["gpu"],
         memory_bytes=conditions["memory_bytes"],

@@ -22,6 +22,17 @@ class Gpu:
     vendor: str
     bfloat16: bool
     source: str
+    half_tflops: float
+    """Dense matrix products of 16-bit numbers, accumulated in float32: the data sheet's peak, as all of these."""
+    float32_tflops: float
+    memory_gb_per_second: float
+    host_link_gb_per_second: float
+    """Pinned host memory to the GPU, one direction, as copies reach it."""
+    gpu_link_gb_per_second: float
+    """One GPU to the others of its node, one direction, as usual nodes are built."""
+    speed_source: str
+    tf32_tflops: float | None = None
+    eight_bit_tflops: float | None = None
 
 
 @cache
@@ -36,6 +47,14 @@ def gpus() -> dict[str, Gpu]:
             vendor=row.get("vendor", "nvidia"),
             bfloat16=row.get("bfloat16", True),
             source=row["source"],
+            half_tflops=row["half_tflops"],
+            float32_tflops=row["float32_tflops"],
+            memory_gb_per_second=row["memory_gb_per_second"],
+            host_link_gb_per_second=row["host_link_gb_per_second"],
+            gpu_link_gb_per_second=row["gpu_link_gb_per_second"],
+            speed_source=row["speed_source"],
+            tf32_tflops=row.get("tf32_tflops"),
+            eight_bit_tflops=row.get("eight_bit_tflops"),
         )
         for key, row in table.items()
     }
