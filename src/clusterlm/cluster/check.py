@@ -58,7 +58,7 @@ def checked(path: Path, text: str, values: dict[str, Any]) -> Cluster:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        # As JSON, because only there does pydantic's strict mode take a list for a tuple; an unquoted date becomes text.
+        # As JSON: only there does pydantic's strict mode take a list for a tuple. A date without quotes becomes text.
         content = json.dumps({**values, "name": path.stem}, default=str)
         cluster = TypeAdapter(Cluster).validate_json(content, strict=True)
     except ValidationError as problem:
