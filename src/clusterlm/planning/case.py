@@ -34,6 +34,14 @@ class Case:
     def global_batch(self) -> int:
         return self.workload.batch * self.strategy.data_degree * self.accumulation_steps
 
+    def with_batch(self, batch: int) -> Case:
+        """So many sequences at once on a GPU; in training the same global batch, whose share `batch` must divide."""
+        if not self.workload.trains:
+            return replace(self, workload=replace(self.workload, batch=batch))
+        steps = self.workload.batch * self.accumulation_steps // batch
+        workload = replace(self.workload, batch=batch, accumulation=steps > 1)
+        return replace(self, workload=workload, accumulation_steps=steps)
+
     @property
     def tokens_each(self) -> int:
         """Of a sequence when it is complete."""
@@ -49,10 +57,18 @@ class Case:
         half = "bfloat16" if self.gpu.bfloat16 else "float16"
         return half if self.workload.autocast and self.workload.dtype == "float32" else self.workload.dtype
 
+    @property
+    def one_copy(self) -> Strategy:
+        """Copies of the model that do not train know nothing of each other."""
+        strategy = self.strategy
+        if self.workload.trains:
+            return strategy
+        return replace(strategy, gpus=strategy.tensor_degree * strategy.pipeline_degree)
+
     @cached_property
     def on_gpu(self) -> Footprint:
         """What one GPU holds; host, disk and network left out."""
-        found = footprint(self.shape, self.workload, self.strategy, self.gpu)
+        found = footprint(self.shape, self.workload, self.one_copy, self.gpu)
         if self.workload.software.engine == "vllm":
             return self._served(found)
         return _embedded(found) if self.workload.task == "embed" else found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
@@ -159,17 +159,10 @@ def _fitting_batch(case: Case) -> Case | None:
     """The same global batch in the largest micro-batches that fit; generation has no global batch to keep."""
     whole = case.workload.batch * case.accumulation_steps
     divides = [n for n in range(case.workload.batch - 1, 0, -1) if not case.workload.trains or whole % n == 0]
-    return _first_that_fits([_with_batch(case, n, whole) for n in divides])
+    return first_that_fits([case.with_batch(n) for n in divides], fits)
 
 
-def _with_batch(case: Case, batch: int, whole: int) -> Case:
-    if not case.workload.trains:
-        return _with(case, batch=batch)
-    steps = whole // batch
-    return replace(_with(case, batch=batch, accumulation=steps > 1), accumulation_steps=steps)
-
-
-def _first_that_fits(cases: list[Case]) -> Case | None:
+def first_that_fits(cases: Sequence[Case], fits: Callable[[Case], bool]) -> Case | None:
     """Of cases that need less and less: by halving, as each one costs a footprint."""
     low, high = 0, len(cases)
     while low < high:

@@ -135,7 +135,7 @@ def _refuse_spread(case: Case) -> None:
             f"--gpus {strategy.gpus_per_node}, or --engine vllm, or --gpus-per-node {stages} where there are such nodes"
         )
         raise UsageError(problem, where="--strategy pipeline", hint=hint)
-    mixers = [layer.mixer for layer in shape.layers if isinstance(layer.mixer, Attention)]
+    mixers = [layer.mixer for layer, _ in shape.counted_layers if isinstance(layer.mixer, Attention)]
     odd = [mixer for mixer in mixers if mixer.heads % degree]
     if odd:
         fitting = ", ".join(str(n) for n in range(2, odd[0].heads + 1) if odd[0].heads % n == 0 and n <= 64)
@@ -170,7 +170,7 @@ def _refuse_adapters(case: Case) -> None:
     shape, workload = case.shape, case.workload
     if not workload.trains or workload.method not in ("lora", "qlora"):
         return
-    linears = [linear for layer in shape.all_layers() for linear in layer.linears]
+    linears = [linear for layer, _ in shape.counted_all_layers for linear in layer.linears]
     names = sorted({_module(linear) for linear in linears if linear.copies == 1})
     for target in workload.lora_targets:
         if target not in (ALL_LINEAR, "lm_head") and not any(adapts(linear, (target,)) for linear in linears):

@@ -118,14 +118,35 @@ def settle_strategy(wishes: Wishes) -> Strategy:
         nodes = -(-gpus // per_node)
         hint = f"--gpus {nodes * per_node} fills {nodes} nodes; or say --gpus-per-node"
         raise UsageError(f"{gpus} GPUs leave some idle on nodes of {per_node}", where="--gpus", hint=hint)
+    tensor, pipeline = _degrees(wishes, name, gpus_of_a_copy(wishes, name, gpus), per_node)
     return Strategy(
         gpus=gpus,
         gpus_per_node=per_node,
-        tensor_degree=gpus if name == "tensor" else 1,
-        pipeline_degree=gpus if name == "pipeline" else 1,
+        tensor_degree=tensor,
+        pipeline_degree=pipeline,
         sharding=cast(Sharding, SHARDING.get(name, "none") if trains else "none"),
         offload=_offload(wishes, name),
     )
+
+
+def _degrees(wishes: Wishes, strategy: str, each: int, per_node: int) -> tuple[int, int]:
+    """Tensor and pipeline; vLLM cuts tensors within a node, and layers over nodes, as its documentation advises."""
+    if strategy not in ("tensor", "pipeline"):
+        return 1, 1
+    if strategy == "tensor" and wishes.engine == "vllm" and each > per_node:
+        return per_node, each // per_node
+    return (each, 1) if strategy == "tensor" else (1, each)
+
+
+def gpus_of_a_copy(wishes: Wishes, strategy: str, gpus: int) -> int:
+    """GPUs that one whole model is cut over."""
+    copies = wishes.copies or 1
+    if wishes.copies and strategy not in ("tensor", "pipeline"):
+        hint = "--strategy pipeline or tensor cuts each copy; ddp has one on each GPU"
+        raise UsageError(f"belongs to a model that is cut; the strategy is {strategy}", where="--copies", hint=hint)
+    if gpus % copies:
+        raise UsageError(f"{gpus} GPUs cannot be shared by {copies} copies", where="--copies", hint="a divisor")
+    return gpus // copies
 
 
 def usual_strategy(wishes: Wishes, gpus: int) -> str:
@@ -134,6 +155,11 @@ def usual_strategy(wishes: Wishes, gpus: int) -> str:
         return "single"
     if wishes.asked_task == "train":
         return "fsdp"
+    return usual_cut(wishes)
+
+
+def usual_cut(wishes: Wishes) -> str:
+    """How an engine spreads one model over GPUs to generate."""
     return "tensor" if wishes.engine == "vllm" else "pipeline"
 
 

@@ -16,6 +16,7 @@ STRATEGIES = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3", "tensor", "pip
 OFFLOADS = ("none", "optimizer-cpu", "cpu", "nvme")
 ENGINES = ("transformers", "vllm")
 ATTENTIONS = ("sdpa", "flash", "eager")
+PREFERENCES = ("cheapest", "fastest", "soonest")
 OPTIMIZERS = get_args(Optimizer)
 QUANTISATIONS = tuple(SCHEMES)
 
@@ -29,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "attention": ATTENTIONS,
     "optimizer": OPTIMIZERS,
     "quantize": QUANTISATIONS,
+    "prefer": PREFERENCES,
 }
 COUNTS = (
     "micro_batch",
@@ -37,9 +39,13 @@ COUNTS = (
     "new_tokens",
     "gpus",
     "gpus_per_node",
+    "copies",
+    "nodes",
     "lora_rank",
     "keep_checkpoints",
     "dataset_tokens",
+    "epochs",
+    "records",
 )
 OF_TRAINING = (
     "method",
@@ -52,7 +58,10 @@ OF_TRAINING = (
     "offload",
     "keep_checkpoints",
     "dataset_tokens",
+    "epochs",
 )
+OF_A_CLUSTER = ("gpu", "partition", "nodes", "prefer")
+"""What only a cluster gives a choice of."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,8 @@ class Wishes:
     offload: str | None = None
     gpus: int | None = None
     gpus_per_node: int | None = None
+    copies: int | None = None
+    """Generation and embedding: whole copies of the model, each cut over `gpus / copies` GPUs."""
     gradient_checkpointing: bool | None = None
     optimizer: str | None = None
     lora_rank: int | None = None
@@ -80,6 +91,13 @@ class Wishes:
     attention: str | None = None
     keep_checkpoints: int | None = None
     dataset_tokens: int | None = None
+    epochs: int | None = None
+    records: int | None = None
+    """Prompts or texts in the input file."""
+    gpu: str | None = None
+    partition: str | None = None
+    nodes: int | None = None
+    prefer: str | None = None
 
     def __post_init__(self) -> None:
         """UsageError for a word that is no choice, a count below one, and a wish that the task has no use for."""
@@ -96,6 +114,9 @@ class Wishes:
     def _refuse_what_the_task_lacks(self) -> None:
         given = self.given()
         if self.asked_task == "train":
+            for name in ("copies", "records"):
+                if name in given:
+                    raise UsageError("belongs to generating and embedding", where=flag(name), hint="leave it out")
             if "new_tokens" in given:
                 raise UsageError("training makes no new tokens", where="--new-tokens", hint="--sequence-length")
             if self.engine == "vllm":

@@ -1,0 +1,155 @@
+"""The planner: model x wishes x cluster -> all ways ranked, the best first, and why the others cannot be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clusterlm.cluster import Cluster
+from clusterlm.errors import UsageError
+from clusterlm.planning.candidates import Candidate, Rejected, Search
+from clusterlm.planning.changes import Change, helping_changes
+from clusterlm.planning.places import places
+from clusterlm.planning.rejections import Rejection, rejections
+from clusterlm.planning.wishes import Wishes
+
+EQUAL = 0.02
+"""Prices and times that differ by less are equal: the simpler way goes first."""
+SIMPLEST_FIRST = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3", "tensor", "pipeline")
+PINS = ("gpu", "partition", "nodes", "gpus", "strategy", "copies", "micro_batch", "gradient_checkpointing", "offload")
+"""Wishes that the planner would decide itself."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the run commands take: `best` has the settings, the place and the time to ask for."""
+
+    cluster: Cluster
+    wishes: Wishes
+    candidates: tuple[Candidate, ...]
+    """The best first; empty where nothing fits."""
+    rejected: tuple[Rejection, ...]
+    unpinned: Candidate | None
+    """The best where the user's own choices are left out and it is a better one."""
+    closest: Rejected | None
+    """Where nothing fits: what needs least beyond what there is."""
+    changes: tuple[Change, ...]
+    """Of `closest`: each makes it fit."""
+
+    @property
+    def best(self) -> Candidate | None:
+        return self.candidates[0] if self.candidates else None
+
+    @property
+    def prefer(self) -> str:
+        return self.wishes.prefer or "cheapest"
+
+
+def plan(search: Search, cluster: Cluster, wishes: Wishes) -> Plan:
+    """UsageError where no such run is possible at all on this cluster; one that needs too much memory is possible."""
+    if wishes.gpus_per_node:
+        hint = "leave it out: the cluster's profile says how many GPUs a node has"
+        raise UsageError("belongs to --gpu without --on", where="--gpus-per-node", hint=hint)
+    candidates, rejected = search.run(places(cluster, wishes), wishes)
+    if not candidates and all(one.case is None for one in rejected):
+        raise _impossible(search, cluster, wishes, rejected)
+    ranked = sorted(candidates, key=ranking(wishes.prefer or "cheapest", candidates))
+    closest = None if candidates else min(rejected, key=lambda one: one.excess)
+    return Plan(
+        cluster=cluster,
+        wishes=wishes,
+        candidates=tuple(ranked),
+        rejected=rejections(rejected, ranked),
+        unpinned=_better_without_pins(search, cluster, wishes, ranked),
+        closest=closest,
+        changes=_changes(closest, wishes),
+    )
+
+
+def ranking(prefer: str, candidates: list[Candidate]) -> Callable[[Candidate], tuple[Any, ...]]:
+    """Comfortable before tight, one job before a chain of them; then what was preferred; then the simpler way.
+
+    cheapest: billing units, or GPU-hours where a price is not known. fastest: the time of the run. soonest: fewest
+    nodes, then nodes kept for short jobs, then the time of the run: no queue is asked.
+    """
+    priced = all(one.billing_units is not None for one in candidates)
+
+    def price(one: Candidate) -> float:
+        return one.billing_units if priced and one.billing_units is not None else one.gpu_hours
+
+    def key(one: Candidate) -> tuple[Any, ...]:
+        seconds = one.duration.middle
+        wanted: dict[str, tuple[float, ...]] = {
+            "cheapest": (_step(price(one)), _step(seconds)),
+            "fastest": (_step(seconds), _step(price(one))),
+            "soonest": (one.nodes, not is_short(one), _step(seconds), _step(price(one))),
+        }
+        simplicity = SIMPLEST_FIRST.index(one.wishes.strategy or "single")
+        offloads = one.case.strategy.offload != "none"
+        limit = one.place.partition.limit_seconds or math.inf
+        fewest = (one.case.strategy.gpus, one.nodes, offloads, simplicity)
+        return (one.tight, one.duration.jobs > 1, *wanted[prefer], *fewest, price(one), seconds, limit)
+
+    return key
+
+
+def _step(amount: float) -> int:
+    """Equal for amounts that differ by less than EQUAL, but for those at the edge of a step."""
+    return round(math.log(max(amount, 1e-9)) / math.log(1 + EQUAL))
+
+
+def is_short(one: Candidate) -> bool:
+    """Short enough for nodes that the site keeps for short jobs."""
+    hours = one.place.cluster.request.short_job_hours
+    return hours is not None and one.duration.asked <= hours * 3600
+
+
+def pinned(wishes: Wishes) -> tuple[str, ...]:
+    return tuple(name for name in PINS if getattr(wishes, name) is not None)
+
+
+def _better_without_pins(search: Search, cluster: Cluster, wishes: Wishes, ranked: list[Candidate]) -> Candidate | None:
+    """What the user's own choices cost is the difference to it."""
+    if not pinned(wishes):
+        return None
+    freed = dict.fromkeys(pinned(wishes))
+    if any(node.gpu == "any" for node in cluster.nodes.values()):
+        freed.pop("gpu", None)
+    free = replace(wishes, **freed)
+    candidates, _ = search.run(places(cluster, free), free)
+    if not candidates:
+        return None
+    key = ranking(wishes.prefer or "cheapest", [*candidates, *ranked])
+    best = min(candidates, key=key)
+    return best if not ranked or key(best) < key(ranked[0]) else None
+
+
+def _impossible(search: Search, cluster: Cluster, wishes: Wishes, rejected: list[Rejected]) -> UsageError:
+    """No way was possible, whatever its size: the pair of choices that leaves none, or what a way was refused for."""
+    names = pinned(wishes)
+    pairs = [(first, second) for index, first in enumerate(names) for second in names[index + 1 :]]
+    for chosen in (*((name,) for name in names), *pairs):
+        freed = {name: None for name in names if name not in chosen and name != "gpu"}
+        alone = replace(wishes, **freed)
+        candidates, others = search.run(places(cluster, alone), alone)
+        if not candidates and all(one.case is None for one in others):
+            return _contradiction(alone, chosen, [*others, *rejected])
+    return _contradiction(wishes, (), rejected)
+
+
+def _contradiction(wishes: Wishes, names: tuple[str, ...], rejected: list[Rejected]) -> UsageError:
+    where = " and ".join(f"--{name.replace('_', '-')} {getattr(wishes, name)}" for name in names) or None
+    why = rejected[0].item if rejected else "no job of that size shares its sequences evenly over its GPUs"
+    hint = "leave one of them out" if len(names) > 1 else None
+    return UsageError(why, where=where, hint=hint)
+
+
+def _changes(closest: Rejected | None, wishes: Wishes) -> tuple[Change, ...]:
+    if closest is None or closest.case is None or closest.on_host:
+        return ()
+    found = helping_changes(closest.case, closest.way.asked(wishes, closest.place))
+    return tuple(
+        change for change in found if "gpus" not in change.wishes
+    )  # the cluster has no more, or they were tried

@@ -1,0 +1,46 @@
+"""Rejections: ways that cannot be, put together where one thing breaks them all, with the nearest way that can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clusterlm.planning.candidates import Candidate, Rejected
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One strategy on one type of node."""
+
+    nearest_miss: Rejected
+    """Of those with this strategy the one that lacks least."""
+    fewest_gpus: int
+    most_gpus: int
+    instead: Candidate | None
+    """The nearest that fits; None where nothing does on these nodes."""
+
+
+def rejections(rejected: Sequence[Rejected], ranked: Sequence[Candidate]) -> tuple[Rejection, ...]:
+    """Without ways that fit with the other setting of checkpointing."""
+    fitting = {(one.place.node_name, one.wishes.strategy, one.case.strategy.gpus, one.wishes.copies) for one in ranked}
+    groups: dict[tuple[str, str, str | None], list[Rejected]] = {}
+    for one in rejected:
+        way = one.way
+        if (one.place.node_name, way.strategy, way.gpus, way.copies) not in fitting:
+            groups.setdefault((one.place.node_name, way.strategy, way.offload), []).append(one)
+    return tuple(_together(group, ranked) for group in groups.values())
+
+
+def _together(group: Sequence[Rejected], ranked: Sequence[Candidate]) -> Rejection:
+    miss = min(group, key=lambda one: one.excess)
+    counts = [one.way.gpus for one in group]
+    return Rejection(miss, min(counts), max(counts), _nearest(miss, ranked))
+
+
+def _nearest(miss: Rejected, ranked: Sequence[Candidate]) -> Candidate | None:
+    """On these nodes: the same strategy on more GPUs, else as many GPUs shared otherwise, else the best there is."""
+    here = [one for one in ranked if one.place.node_name == miss.place.node_name]
+    same = [one for one in here if one.wishes.strategy == miss.way.strategy]
+    if same:
+        return min(same, key=lambda one: one.case.strategy.gpus)
+    return next((one for one in here if one.case.strategy.gpus == miss.way.gpus), here[0] if here else None)
