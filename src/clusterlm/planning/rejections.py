@@ -38,9 +38,7 @@ def _together(group: Sequence[Rejected], ranked: Sequence[Candidate]) -> Rejecti
 
 
 def _nearest(miss: Rejected, ranked: Sequence[Candidate]) -> Candidate | None:
-    """On these nodes: the same strategy on more GPUs, else as many GPUs shared otherwise, else the best there is."""
+    """On these nodes: the same strategy where it fits on other numbers of GPUs, else another; on the fewest GPUs."""
     here = [one for one in ranked if one.place.node_name == miss.place.node_name]
     same = [one for one in here if one.wishes.strategy == miss.way.strategy]
-    if same:
-        return min(same, key=lambda one: one.case.strategy.gpus)
-    return next((one for one in here if one.case.strategy.gpus == miss.way.gpus), here[0] if here else None)
+    return min(same or here, key=lambda one: one.case.strategy.gpus, default=None)
