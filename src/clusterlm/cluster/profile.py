@@ -78,8 +78,8 @@ class NodeType(Sourced):
 class Partition(Sourced):
     nodes: tuple[str, ...]
     """Node types in it; a job uses one of them."""
-    limit: str
-    """Longest time, as Slurm writes it: 2-00:00:00, 36:00:00, 15:00."""
+    limit: str | None = None
+    """Longest time, as Slurm writes it: 2-00:00:00, 36:00:00, 15:00, UNLIMITED; None: not known."""
     purpose: Purpose = "batch"
     partition: str | None = None
     """For `--partition`; None: the table's name, "": none is asked for."""
@@ -98,8 +98,8 @@ class Partition(Sourced):
 
     @property
     def limit_seconds(self) -> int | None:
-        """None: no limit."""
-        return slurm_seconds(self.limit)
+        """None: no limit, or none that is known."""
+        return None if self.limit is None else slurm_seconds(self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
