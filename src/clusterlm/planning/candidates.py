@@ -18,7 +18,7 @@ from clusterlm.planning.places import Place
 from clusterlm.planning.room import available_bytes
 from clusterlm.planning.settle import settle
 from clusterlm.planning.verdict import PREDICTION_ERROR
-from clusterlm.planning.ways import Way, ways
+from clusterlm.planning.ways import EFFORTS, Effort, Way, ways
 from clusterlm.planning.wishes import Wishes
 from clusterlm.planning.workload import Workload
 from clusterlm.strategy import Strategy
@@ -96,19 +96,21 @@ class Search:
     footprints: dict[tuple[Workload, Strategy, str], Footprint] = field(default_factory=dict)
 
     def run(self, where: Sequence[Place], wishes: Wishes) -> tuple[list[Candidate], list[Rejected]]:
-        """States leave the GPUs only where no way fits without, or where it is asked for."""
-        found, rejected = self._all(where, wishes, offload=False)
-        if not found and wishes.asked_task == "train" and wishes.offload is None:
-            found, more = self._all(where, wishes, offload=True)
-            rejected += more
-        return found, rejected
+        """Each effort is made only where the one before it found no way."""
+        rejected: list[Rejected] = []
+        for effort in EFFORTS if wishes.asked_task == "train" else EFFORTS[:1]:
+            found, refused = self._all(where, wishes, effort)
+            rejected += refused
+            if found:
+                return found, rejected
+        return [], rejected
 
-    def _all(self, where: Sequence[Place], wishes: Wishes, *, offload: bool) -> tuple[list[Candidate], list[Rejected]]:
+    def _all(self, where: Sequence[Place], wishes: Wishes, effort: Effort) -> tuple[list[Candidate], list[Rejected]]:
         found: list[Candidate] = []
         rejected: list[Rejected] = []
         for group in _with_equal_nodes(where):
             counts = sorted({count for place in group for count in _gpu_counts(place, wishes)})
-            for way in ways(counts, group[0].node.gpus, wishes, offload=offload):
+            for way in ways(counts, group[0].node.gpus, wishes, effort):
                 able = [place for place in group if place.allows(way.gpus)]
                 tried = self._tried(way, able, wishes)
                 if isinstance(tried, Rejected):

@@ -56,12 +56,14 @@ def plan(search: Search, cluster: Cluster, wishes: Wishes) -> Plan:
     if not candidates and all(one.case is None for one in rejected):
         raise _impossible(search, cluster, wishes, rejected)
     ranked = sorted(candidates, key=ranking(wishes.prefer or "cheapest", candidates))
-    closest = None if candidates else min(rejected, key=lambda one: one.excess)
+    together = rejections(rejected, ranked)
+    misses = [one.nearest_miss for one in together if one.nearest_miss.case]
+    closest = None if candidates else min(misses, key=lambda one: one.excess)
     return Plan(
         cluster=cluster,
         wishes=wishes,
         candidates=tuple(ranked),
-        rejected=rejections(rejected, ranked),
+        rejected=together,
         unpinned=_better_without_pins(search, cluster, wishes, ranked),
         closest=closest,
         changes=_changes(closest, wishes),

@@ -13,7 +13,7 @@ class Rejection:
     """One strategy on one type of node."""
 
     nearest_miss: Rejected
-    """Of those with this strategy the one that lacks least."""
+    """Of those with this strategy and this lack, the one on the most GPUs: it lacks least."""
     fewest_gpus: int
     most_gpus: int
     instead: Candidate | None
@@ -21,18 +21,22 @@ class Rejection:
 
 
 def rejections(rejected: Sequence[Rejected], ranked: Sequence[Candidate]) -> tuple[Rejection, ...]:
-    """Without ways that fit with the other setting of checkpointing."""
+    """Of ways that differ in checkpointing alone the one that comes nearest; none where the other one fits."""
     fitting = {(one.place.node_name, one.wishes.strategy, one.case.strategy.gpus, one.wishes.copies) for one in ranked}
-    groups: dict[tuple[str, str, str | None], list[Rejected]] = {}
-    for one in rejected:
+    nearest: dict[tuple[str, str, int, int | None, str | None], Rejected] = {}
+    for one in sorted(rejected, key=lambda one: (not one.on_host, one.excess)):
         way = one.way
         if (one.place.node_name, way.strategy, way.gpus, way.copies) not in fitting:
-            groups.setdefault((one.place.node_name, way.strategy, way.offload), []).append(one)
+            nearest.setdefault((one.place.node_name, way.strategy, way.gpus, way.copies, way.offload), one)
+    groups: dict[tuple[str, str, str | None, bool, str], list[Rejected]] = {}
+    for one in sorted(nearest.values(), key=lambda one: one.way.gpus):
+        why = "" if one.case else one.item
+        groups.setdefault((one.place.node_name, one.way.strategy, one.way.offload, one.on_host, why), []).append(one)
     return tuple(_together(group, ranked) for group in groups.values())
 
 
 def _together(group: Sequence[Rejected], ranked: Sequence[Candidate]) -> Rejection:
-    miss = min(group, key=lambda one: one.excess)
+    miss = min(group, key=lambda one: (-one.way.gpus, one.excess))
     counts = [one.way.gpus for one in group]
     return Rejection(miss, min(counts), max(counts), _nearest(miss, ranked))
 

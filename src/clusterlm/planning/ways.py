@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from clusterlm.planning.places import Place
 from clusterlm.planning.settle import usual_cut
@@ -11,9 +12,13 @@ from clusterlm.planning.wishes import Wishes
 
 BATCH_SEQUENCES = 64
 """Of one optimizer step where the user names no batch: it must be the same for all ways that are compared."""
+MOST_TRAINING_GPUS = 1024
 TRAINING = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 OFFLOADS = {"fsdp": "cpu", "zero2": "optimizer-cpu", "zero3": "cpu"}
-"""Tried where the GPUs alone hold none of the ways."""
+"""Where states go that leave the GPUs."""
+Effort = Literal["usual", "larger batch", "offload"]
+EFFORTS: tuple[Effort, ...] = ("usual", "larger batch", "offload")
+"""Of training: a batch of BATCH_SEQUENCES, then a sequence for each of more GPUs than that, then states on the host."""
 
 MOST_NODES_OF_A_COPY = 16
 
@@ -51,29 +56,36 @@ class Way:
         return -(-BATCH_SEQUENCES // at_once) * at_once
 
 
-def ways(gpu_counts: list[int], node_gpus: int, wishes: Wishes, *, offload: bool = False) -> Iterator[Way]:
-    """`offload`: those alone whose states leave the GPUs."""
+def ways(gpu_counts: list[int], node_gpus: int, wishes: Wishes, effort: Effort = "usual") -> Iterator[Way]:
+    """Those that take this effort, and not those that take less."""
     for gpus in gpu_counts:
         if wishes.asked_task != "train":
             yield from _copies(gpus, node_gpus, wishes)
-        elif offload:
-            yield from (
-                replace(way, offload=OFFLOADS[way.strategy])
-                for way in _training(gpus, wishes)
-                if way.strategy in OFFLOADS
-            )
-        else:
+        elif effort == "offload":
+            if wishes.offload is None and _shares_batch(gpus, wishes):
+                able = (way for way in _training(gpus, wishes) if way.strategy in OFFLOADS)
+                yield from (replace(way, offload=OFFLOADS[way.strategy]) for way in able)
+        elif _shares_batch(gpus, wishes) if effort == "usual" else _sets_batch(gpus, wishes):
             yield from _training(gpus, wishes)
 
 
-def _training(gpus: int, wishes: Wishes) -> Iterator[Way]:
+def _shares_batch(gpus: int, wishes: Wishes) -> bool:
+    """Whether the batch gives all GPUs alike; a number of GPUs that was asked for sets the batch."""
     pinned = wishes.gpus or wishes.nodes
-    if not pinned and (wishes.batch or BATCH_SEQUENCES) % (gpus * (wishes.micro_batch or 1)):
-        return
+    return bool(pinned) or (wishes.batch or BATCH_SEQUENCES) % (gpus * (wishes.micro_batch or 1)) == 0
+
+
+def _sets_batch(gpus: int, wishes: Wishes) -> bool:
+    """More GPUs than BATCH_SEQUENCES has sequences, where nobody asked for a batch."""
+    free = wishes.batch is None and not _shares_batch(gpus, wishes)
+    return free and BATCH_SEQUENCES < gpus <= MOST_TRAINING_GPUS and gpus.bit_count() == 1
+
+
+def _training(gpus: int, wishes: Wishes) -> Iterator[Way]:
     usual = TRAINING if gpus > 1 else ("single",)
     settings = (True, False) if wishes.gradient_checkpointing is None else (wishes.gradient_checkpointing,)
     for strategy in (wishes.strategy,) if wishes.strategy else usual:
-        if (strategy == "single") == (gpus == 1) or pinned:
+        if (strategy == "single") == (gpus == 1) or wishes.gpus or wishes.nodes:
             for checkpointing in settings:
                 yield Way(gpus, strategy, gradient_checkpointing=checkpointing)
 
