@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from clusterlm.cli.clusters import clusters
 from clusterlm.cli.demo import demo
 from clusterlm.cli.generate import generate
 from clusterlm.cli.plan import plan
@@ -45,4 +46,5 @@ def main() -> None:
 main.add_command(plan)
 main.add_command(generate)
 main.add_command(runs)
+main.add_command(clusters)
 main.add_command(demo)

@@ -1,6 +1,13 @@
 """What a site offers: GPUs (gpus.toml) and clusters (clusters/*.toml), each fact with its source and date."""
 
-from clusterlm.cluster.files import find_cluster, known_clusters, read_cluster, recognise, shipped_clusters
+from clusterlm.cluster.files import (
+    find_cluster,
+    known_clusters,
+    path_of_cluster,
+    read_cluster,
+    recognise,
+    shipped_clusters,
+)
 from clusterlm.cluster.gpu import GIB, Gpu, find_gpu, gpus
 from clusterlm.cluster.profile import Cluster, NodeType, Partition
 
@@ -14,6 +21,7 @@ __all__ = [
     "find_gpu",
     "gpus",
     "known_clusters",
+    "path_of_cluster",
     "read_cluster",
     "recognise",
     "shipped_clusters",

@@ -17,14 +17,18 @@ from clusterlm.errors import UsageError, did_you_mean
 
 def find_cluster(name: str) -> Cluster:
     """The profile of that name, or of the file where `name` is a path. UsageError with the nearest names."""
+    return read_cluster(path_of_cluster(name))
+
+
+def path_of_cluster(name: str) -> Path:
     if name.endswith(".toml") or "/" in name:
-        return read_cluster(Path(name).expanduser())
+        return Path(name).expanduser()
     known = known_clusters()
     path = known.get(name) or known.get(name.lower())
     if path is None:
-        hint = f"{did_you_mean(name, known)} Your own: {users_folder() / 'NAME.toml'}"
+        hint = f"{did_you_mean(name, known)} For a cluster of your own: {users_folder() / 'NAME.toml'}"
         raise UsageError(f"no cluster is called {name!r}", where="--on", hint=hint)
-    return read_cluster(path)
+    return path
 
 
 def read_cluster(path: Path) -> Cluster:

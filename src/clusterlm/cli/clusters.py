@@ -1,0 +1,45 @@
+"""`clusterlm clusters`: what is known of the clusters that jobs can be planned for."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.group()
+def clusters() -> None:
+    """The clusters there are: nodes, partitions, limits, storage, and where each fact is from."""
+
+
+@clusters.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list.")
+def list_(as_json: bool) -> None:
+    """All clusters by name, your own and those that come with clusterlm; retired ones last."""
+    from clusterlm.cluster import known_clusters, read_cluster, shipped_clusters
+    from clusterlm.report.clusters import cluster_summary, clusters_table
+
+    shipped = shipped_clusters()
+    summaries = [
+        cluster_summary(read_cluster(path), path, own=shipped.get(name) != path)
+        for name, path in known_clusters().items()
+    ]
+    click.echo(json.dumps(summaries, indent=2) if as_json else clusters_table(summaries))
+
+
+@clusters.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(name: str, as_json: bool) -> None:
+    """All about one cluster; NAME is in the list, or the path of a file."""
+    from clusterlm.cluster import find_cluster, path_of_cluster
+    from clusterlm.report.clusters import cluster_json, cluster_text
+
+    cluster = find_cluster(name)
+    if as_json:
+        click.echo(json.dumps(cluster_json(cluster, path_of_cluster(name)), indent=2))
+    else:
+        click.echo(cluster_text(cluster))
+
+
+# `clusters probe` (cli/probe.py) adds itself in cli/main.py: main.add_command(clusters), clusters.add_command(probe).
