@@ -57,7 +57,8 @@ def summary(found: Plan) -> dict[str, Any]:
             "item": closest.item,
             "needed_gib": rounded(closest.needed / 2**30),
             "available_gib": rounded(closest.available / 2**30),
-            "would_fit_with": [change.words for change in found.changes],
+            "on_host": closest.on_host,
+            "would_fit_with": [remedy.words for remedy in found.remedies],
         }
     return {
         "fits": True,

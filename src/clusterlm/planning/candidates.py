@@ -95,10 +95,12 @@ class Search:
     shape: ModelShape
     footprints: dict[tuple[Workload, Strategy, str], Footprint] = field(default_factory=dict)
 
-    def run(self, where: Sequence[Place], wishes: Wishes) -> tuple[list[Candidate], list[Rejected]]:
+    def run(
+        self, where: Sequence[Place], wishes: Wishes, efforts: Sequence[Effort] = EFFORTS
+    ) -> tuple[list[Candidate], list[Rejected]]:
         """Each effort is made only where the one before it found no way."""
         rejected: list[Rejected] = []
-        for effort in EFFORTS if wishes.asked_task == "train" else EFFORTS[:1]:
+        for effort in efforts if wishes.asked_task == "train" else EFFORTS[:1]:
             found, refused = self._all(where, wishes, effort)
             rejected += refused
             if found:

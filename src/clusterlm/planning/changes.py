@@ -40,13 +40,17 @@ class Change:
     @property
     def flags(self) -> str:
         """What to add to the command that was given."""
-        return " ".join(flag(name) if value is True else f"{flag(name)} {value}" for name, value in self.wishes.items())
+        return flags_of(self.wishes)
 
 
 @dataclass(frozen=True)
 class Trial:
     words: str
     wishes: dict[str, Any]
+
+
+def flags_of(wishes: dict[str, Any]) -> str:
+    return " ".join(flag(name) if value is True else f"{flag(name)} {value}" for name, value in wishes.items())
 
 
 def helping_changes(case: Case, wishes: Wishes) -> tuple[Change, ...]:

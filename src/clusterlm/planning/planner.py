@@ -10,9 +10,9 @@ from typing import Any
 from clusterlm.cluster import Cluster
 from clusterlm.errors import UsageError
 from clusterlm.planning.candidates import Candidate, Rejected, Search
-from clusterlm.planning.changes import Change, helping_changes
 from clusterlm.planning.places import places
 from clusterlm.planning.rejections import Rejection, rejections
+from clusterlm.planning.remedies import Remedy, remedies
 from clusterlm.planning.wishes import Wishes
 
 EQUAL = 0.02
@@ -35,8 +35,8 @@ class Plan:
     """The best where the user's own choices are left out and it is a better one."""
     closest: Rejected | None
     """Where nothing fits: what needs least beyond what there is."""
-    changes: tuple[Change, ...]
-    """Of `closest`: each makes it fit."""
+    remedies: tuple[Remedy, ...]
+    """Where nothing fits: other wishes that would."""
 
     @property
     def best(self) -> Candidate | None:
@@ -52,13 +52,13 @@ def plan(search: Search, cluster: Cluster, wishes: Wishes) -> Plan:
     if wishes.gpus_per_node:
         hint = "leave it out: the cluster's profile says how many GPUs a node has"
         raise UsageError("belongs to --gpu without --on", where="--gpus-per-node", hint=hint)
-    candidates, rejected = search.run(places(cluster, wishes), wishes)
+    where = places(cluster, wishes)
+    candidates, rejected = search.run(where, wishes)
     if not candidates and all(one.case is None for one in rejected):
         raise _impossible(search, cluster, wishes, rejected)
     ranked = sorted(candidates, key=ranking(wishes.prefer or "cheapest", candidates))
     together = rejections(rejected, ranked)
-    misses = [one.nearest_miss for one in together if one.nearest_miss.case]
-    closest = None if candidates else min(misses, key=lambda one: one.excess)
+    closest = None if candidates else _closest(together)
     return Plan(
         cluster=cluster,
         wishes=wishes,
@@ -66,7 +66,7 @@ def plan(search: Search, cluster: Cluster, wishes: Wishes) -> Plan:
         rejected=together,
         unpinned=_better_without_pins(search, cluster, wishes, ranked),
         closest=closest,
-        changes=_changes(closest, wishes),
+        remedies=remedies(search, where, wishes, closest) if closest else (),
     )
 
 
@@ -148,10 +148,7 @@ def _contradiction(wishes: Wishes, names: tuple[str, ...], rejected: list[Reject
     return UsageError(why, where=where, hint=hint)
 
 
-def _changes(closest: Rejected | None, wishes: Wishes) -> tuple[Change, ...]:
-    if closest is None or closest.case is None or closest.on_host:
-        return ()
-    found = helping_changes(closest.case, closest.way.asked(wishes, closest.place))
-    return tuple(
-        change for change in found if "gpus" not in change.wishes
-    )  # the cluster has no more, or they were tried
+def _closest(together: tuple[Rejection, ...]) -> Rejected:
+    """What lacks least, of each strategy with as many GPUs as there are."""
+    last = {(one.nearest_miss.place.node_name, one.nearest_miss.way.strategy): one.nearest_miss for one in together}
+    return min((one for one in last.values() if one.case), key=lambda one: one.excess)

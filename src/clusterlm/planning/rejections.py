@@ -32,7 +32,8 @@ def rejections(rejected: Sequence[Rejected], ranked: Sequence[Candidate]) -> tup
     for one in sorted(nearest.values(), key=lambda one: one.way.gpus):
         why = "" if one.case else one.item
         groups.setdefault((one.place.node_name, one.way.strategy, one.way.offload, one.on_host, why), []).append(one)
-    return tuple(_together(group, ranked) for group in groups.values())
+    together = (_together(group, ranked) for group in groups.values())
+    return tuple(sorted(together, key=lambda one: (one.nearest_miss.place.node_name, one.most_gpus)))
 
 
 def _together(group: Sequence[Rejected], ranked: Sequence[Candidate]) -> Rejection:
