@@ -158,6 +158,10 @@ class ModelShape:
                 layers.append(by_identity[id(layer)])
             object.__setattr__(self, name, tuple(layers))
 
+    def __hash__(self) -> int:
+        """By the name alone, which is quick: what follows from a shape is remembered under it."""
+        return hash(self.name)
+
     @cached_property
     def counted_layers(self) -> tuple[tuple[Layer, int], ...]:
         """Each of the unequal layers, and how many there are of it; an encoder's left out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clusterlm.model.shape import Linear, ModelShape
+from clusterlm.model.shape import Layer, Linear, ModelShape
 from clusterlm.planning.workload import Workload
 
 ALL_LINEAR = "all-linear"
@@ -40,21 +40,16 @@ def adapts(linear: Linear, targets: tuple[str, ...]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def adapted_linears(shape: ModelShape, workload: Workload) -> list[Adapted]:
-    """Matrices of all layers that get adapters."""
-    return [adapted for adapted, count in counted_adapted_linears(shape, workload) for _ in range(count)]
+def adapted_of_layer(shape: ModelShape, layer: Layer, workload: Workload) -> list[Adapted]:
+    fused = workload.software.engine == "transformers" and workload.software.version >= (5,)
+    ranks = ((one, _ranks(shape.architecture, one, workload.lora_targets, fused=fused)) for one in layer.linears)
+    return [Adapted(linear, number) for linear, number in ranks if number]
 
 
 def counted_adapted_linears(shape: ModelShape, workload: Workload) -> list[tuple[Adapted, int]]:
     """Matrices that get adapters, and how many layers are equal to the one that has them."""
-    fused = workload.software.engine == "transformers" and workload.software.version >= (5,)
-    found = []
-    for layer, count in shape.counted_all_layers:
-        for linear in layer.linears:
-            ranks = _ranks(shape.architecture, linear, workload.lora_targets, fused=fused)
-            if ranks:
-                found.append((Adapted(linear, ranks), count))
-    return found
+    counted = shape.counted_all_layers
+    return [(adapted, count) for layer, count in counted for adapted in adapted_of_layer(shape, layer, workload)]
 
 
 def _ranks(architecture: str, linear: Linear, targets: tuple[str, ...], *, fused: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Phase:
     name: str
     items: tuple[Item, ...]
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return sum(item.bytes for item in self.items)
 

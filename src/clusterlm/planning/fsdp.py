@@ -7,11 +7,13 @@ belongs to the root. The units of the head and of the root stay whole from their
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 from clusterlm.model.shape import Layer, Linear, ModelShape
-from clusterlm.planning.adapters import adapted_linears
+from clusterlm.planning.adapters import adapted_of_layer
 from clusterlm.planning.laws import Moment
 from clusterlm.planning.training import States, training_states
 from clusterlm.planning.weights import element_bytes, weight_sizes
@@ -31,8 +33,7 @@ class Precision:
     computed: float
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """Bytes of one rank for parameters that are gathered together, each padded to equal shards along its first axis."""
 
     stored: float = 0.0
@@ -52,9 +53,11 @@ class Unit:
     lingering: float = 0.0
     """Whole gradient of the last parameter: foreach_reduce's loop variable keeps it while the others are let go."""
 
-    def __add__(self, other: Unit) -> Unit:
-        sums = (getattr(self, name) + getattr(other, name) for name in Unit.__dataclass_fields__)
-        return replace(Unit(*sums), lingering=other.lingering or self.lingering)
+
+def together(units: Iterable[Unit]) -> Unit:
+    units = tuple(units)
+    lingering = next((one.lingering for one in reversed(units) if one.lingering), 0.0)
+    return Unit(*map(sum, zip(*units, strict=True)))._replace(lingering=lingering)
 
 
 @dataclass(frozen=True)
@@ -68,24 +71,28 @@ class Units:
     tied: bool
     norm_in_tail: bool
 
-    @property
+    @cached_property
     def total(self) -> Unit:
-        return sum((*self.layers, self.embedding, self.tail), self.root)
+        return together((self.root, *self.layers, self.embedding, self.tail))
 
 
-@dataclass(frozen=True)
-class ShardedMoment(Moment):
-    """`kept` and `working` as on one GPU, `gradients` reduced as far as they are, and what comes with it.
+class ShardedMoment(NamedTuple):
+    """A Moment of one rank: `gradients` reduced as far as they are, and what comes with that."""
 
-    `whole`: gathered parameters. `exchanged`: buffers of the reduce-scatter.
-    """
-
-    whole: float = 0.0
-    exchanged: float = 0.0
+    phase: str
+    place: str
+    kept: float
+    gradients: float
+    working: float
+    highest: dict[str, float]
+    whole: float
+    """Gathered parameters."""
+    exchanged: float
+    """Buffers of the reduce-scatter."""
 
     @property
     def bytes(self) -> float:
-        return super().bytes + self.whole + self.exchanged
+        return self.kept + self.gradients + self.working + self.whole + self.exchanged
 
 
 def units_of(shape: ModelShape, workload: Workload, ranks: int) -> Units:
@@ -97,23 +104,20 @@ def units_of(shape: ModelShape, workload: Workload, ranks: int) -> Units:
     adapters = Precision(adapter, computed if workload.autocast else adapter)
     table = _unit((shape.vocabulary_size, shape.hidden_size), base, ranks, trained=full)
     positions = shape.embedding_parameters - shape.vocabulary_size * shape.hidden_size
-    left = _unit((shape.other_parameters, 1), base, ranks, trained=full)
+    left = [_unit((shape.other_parameters, 1), base, ranks, trained=full)]
     if shape.context_tokens and positions > 0:
-        left += _unit((shape.context_tokens, positions // shape.context_tokens), base, ranks, trained=full)
+        left.append(_unit((shape.context_tokens, positions // shape.context_tokens), base, ranks, trained=full))
     norm = _unit((shape.final_norm_parameters, 1), base, ranks, trained=full)
     head = _unit((shape.head_parameters // shape.hidden_size, shape.hidden_size), base, ranks, trained=full)
-    of_layer: dict[Layer, Unit] = {}
-    for layer in shape.layers:
-        if layer not in of_layer:
-            # The last parameter of a layer is one of its vectors.
-            found = _layer_unit(shape, layer, workload, (base, adapters), ranks)
-            of_layer[layer] = replace(found, lingering=0.0)
+    of_layer = {
+        id(layer): _layer_unit(shape, layer, workload, (base, adapters), ranks) for layer, _ in shape.counted_layers
+    }
     # accelerate looks for the norm among the children of the base model, which it does not find behind PEFT's wrapper.
     return Units(
-        root=left if full else left + norm,
+        root=together(left if full else (*left, norm)),
         embedding=Unit() if shape.tied else table,
-        layers=tuple(of_layer[layer] for layer in shape.layers),
-        tail=(norm if full else Unit()) + (table if shape.tied else head),
+        layers=tuple(of_layer[id(layer)] for layer in shape.layers),
+        tail=together((norm if full else Unit(), table if shape.tied else head)),
         tied=shape.tied,
         norm_in_tail=full,
     )
@@ -141,18 +145,15 @@ def _layer_unit(
     base, adapter = precisions
     full = workload.method == "full"
     vectors = layer.norm_parameters + layer.other_parameters
-    unit = _unit((vectors, 1), base, ranks, trained=full)
-    for linear in layer.linears:
-        for tensor in _tensors(shape, linear):
-            unit += _unit(tensor, base, ranks, trained=full)
-    if full:
-        return unit
-    for adapted in adapted_linears(replace(shape, layers=(layer,), encoder_layers=()), workload):
+    tensors = [(vectors, 1), *(tensor for linear in layer.linears for tensor in _tensors(shape, linear))]
+    units = [_unit(tensor, base, ranks, trained=full) for tensor in tensors]
+    for adapted in () if full else adapted_of_layer(shape, layer, workload):
         # PEFT lays the experts' adapters side by side in one matrix.
         rank = adapted.ranks * workload.lora_rank * adapted.linear.copies
         for tensor in ((rank, adapted.linear.inputs), (adapted.linear.outputs, rank)):
-            unit += _unit(tensor, adapter, ranks, trained=True)
-    return unit
+            units.append(_unit(tensor, adapter, ranks, trained=True))
+    # The last parameter of a layer is one of its vectors.
+    return together(units)._replace(lingering=0.0)
 
 
 def _tensors(shape: ModelShape, linear: Linear) -> Iterator[tuple[int, int]]:
@@ -266,7 +267,7 @@ class _Walk:
 
     def _end(self, last: Moment) -> Iterator[ShardedMoment]:
         """Units whose inputs need no gradient are reduced when the backward pass has ended."""
-        end = replace(last, kept=0.0, gradients=self.all_gradients, working=0.0)
+        end = last._replace(kept=0.0, gradients=self.all_gradients, working=0.0)
         for unit in (self.units.root, self.units.tail if self.units.tied else self.units.embedding):
             yield from self._reduce(end, unit, min(unit.whole_gradients, self._pending(end)))
 
@@ -303,10 +304,12 @@ class _Walk:
     def _at(self, moment: Moment) -> ShardedMoment:
         return ShardedMoment(
             moment.phase, moment.place, moment.kept, self.reduced + self._pending(moment), moment.working,
-            moment.formula, self.whole + self.arriving, self.sent,
+            moment.highest, self.whole + self.arriving, self.sent,
         )  # fmt: skip
 
     def _between(self, moment: Moment, place: str, *, more: float = 0.0, received: float = 0.0) -> ShardedMoment:
         """As the moment begins, where nothing is computed yet."""
-        found = self._at(replace(moment, place=f"{place}, {moment.place}", working=0.0, formula=""))
-        return replace(found, whole=found.whole + more, exchanged=found.exchanged + received)
+        return ShardedMoment(
+            moment.phase, f"{place}, {moment.place}", moment.kept, self.reduced + self._pending(moment), 0.0,
+            {}, self.whole + self.arriving + more, self.sent + received,
+        )  # fmt: skip

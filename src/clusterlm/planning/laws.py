@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from clusterlm.model.shape import ModelShape
 from clusterlm.planning.sizes import Sizes, Step, kind_of, layer_sizes, outside_sizes, structure_of, text_architecture
@@ -46,8 +46,7 @@ class Setup:
         return " ".join(words if self.mask == "none" else [*words, self.mask])
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """The highest point of one region, in bytes above weights and optimizer states."""
 
     phase: str
@@ -59,14 +58,19 @@ class Moment:
     """Gradients of parameters, as far as they are there."""
     working: float
     """What this region adds at its highest."""
-    formula: str
+    highest: dict[str, float]
+    """That as a sum of sizes."""
+
+    @property
+    def formula(self) -> str:
+        return in_words(self.highest)
 
     @property
     def bytes(self) -> float:
         return self.kept + self.gradients + self.working
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Law:
     structure: str
     example: str
@@ -109,6 +113,7 @@ def find_law(shape: ModelShape, setup: Setup) -> Law | None:
     return find_law_of(text_architecture(shape), structure_of(shape), setup.key)
 
 
+@lru_cache(maxsize=64)
 def nearest_law(shape: ModelShape, setup: Setup) -> Law | None:
     """The law of the setup; else the nearest that was learned of this architecture, marked as not its own."""
     law = find_law(shape, setup)
@@ -128,18 +133,19 @@ def nearest_law(shape: ModelShape, setup: Setup) -> Law | None:
     return replace(found, exact=False) if found else None
 
 
-@dataclass(frozen=True)
-class _Rise:
+class _Rise(NamedTuple):
     """One region, evaluated: its highest, and what remains after it."""
 
     working: float
-    formula: str
+    highest: dict[str, float]
     kept: float
     gradients: float
 
 
-def moments(law: Law, shape: ModelShape, step: Step, phases: tuple[str, ...]) -> Iterator[Moment]:
+@lru_cache(maxsize=64)
+def moments(law: Law, shape: ModelShape, step: Step, phases: tuple[str, ...]) -> list[Moment]:
     """The highest point of every region of these phases, in order."""
+    found: list[Moment] = []
     outside = outside_sizes(shape, step)
     sizes_of = {id(layer): layer_sizes(shape, layer, step) for layer, _ in shape.counted_layers}
     kept = gradients = 0.0
@@ -157,8 +163,9 @@ def moments(law: Law, shape: ModelShape, step: Step, phases: tuple[str, ...]) ->
         else:
             place_of, rises = region["event"], iter([_rise(region, outside, backward=backward)])
         for rise in rises:
-            yield Moment(phase, place_of, kept, gradients, rise.working, rise.formula)
+            found.append(Moment(phase, place_of, kept, gradients, rise.working, rise.highest))
             kept, gradients = kept + rise.kept, gradients + rise.gradients
+    return found
 
 
 def _rises_of_layers(
@@ -179,7 +186,7 @@ def _rises_of_layers(
 def _rise(own: dict[str, Any], sizes: Sizes, *, backward: bool) -> _Rise:
     highest: dict[str, float] = max(own["peaks"], key=lambda peak: _value(peak, sizes), default={})
     kept, gradients = _change(own["after"], sizes, backward=backward)
-    return _Rise(max(_value(highest, sizes), 0.0), _in_words(tuple(highest.items())), kept, gradients)
+    return _Rise(max(_value(highest, sizes), 0.0), highest, kept, gradients)
 
 
 def kept_formula(law: Law) -> str:

@@ -170,7 +170,7 @@ def _phases(
     states = training_states(held, stored, weight_sizes(held, stored.dtype, None), Strategy())
     rank = workload.lora_rank if workload.method == "lora" else 0
     step = Step(workload.batch, workload.sequence_tokens, workload.sequence_tokens, rank)
-    found = list(moments(law, computed, step, ("forward", "backward")))
+    found = moments(law, computed, step, ("forward", "backward"))
     kept = next(one.kept for one in found if one.phase == "backward")
     carried = states.gradients if workload.accumulation else None
     waiting = Item(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 
 from clusterlm.model.shape import Attention, ModelShape
 from clusterlm.planning.adapters import adapts
@@ -17,7 +18,7 @@ from clusterlm.planning.fsdp import (
     units_of,
 )
 from clusterlm.planning.generation import cache_bytes_per_sequence, slice_weight_items, slices
-from clusterlm.planning.laws import Law, Moment, Setup, kept_formula, moments, nearest_law
+from clusterlm.planning.laws import Law, Moment, Setup, in_words, kept_formula, moments, nearest_law
 from clusterlm.planning.sizes import Step
 from clusterlm.planning.training import buckets, gathered, held_items, training_states
 from clusterlm.planning.weights import Scheme, WeightSizes, weight_sizes
@@ -44,7 +45,7 @@ def training_setup(shape: ModelShape, workload: Workload) -> Setup | None:
 
 
 def _only_attention(shape: ModelShape, targets: tuple[str, ...]) -> bool:
-    linears = [linear for layer in shape.layers for linear in layer.linears if adapts(linear, targets)]
+    linears = [linear for layer, _ in shape.counted_layers for linear in layer.linears if adapts(linear, targets)]
     return bool(linears) and all(linear.name.startswith("attention.") for linear in linears)
 
 
@@ -58,7 +59,7 @@ def generation_setup(shape: ModelShape, workload: Workload) -> Setup | None:
 
 
 def _passes_window(shape: ModelShape, tokens: int) -> bool:
-    windows = [layer.mixer.window for layer in shape.layers if isinstance(layer.mixer, Attention)]
+    windows = [layer.mixer.window for layer, _ in shape.counted_layers if isinstance(layer.mixer, Attention)]
     return any(window is not None and window < tokens for window in windows)
 
 
@@ -77,7 +78,7 @@ def stepwise_training_phases(
     states = training_states(shape, stored, weights, strategy)
     computing = weight_sizes(shape, workload.dtype, scheme)
     step = Step(workload.batch, workload.sequence_tokens, workload.sequence_tokens, _rank(workload))
-    found = list(_training_moments(law, shape, step))
+    found = _training_moments(law, shape, step)
     held = (*held_items(states, workspace), *buckets(shape, stored, strategy, states))
     whole_forward, whole_backward = gathered(shape, workload, computing, strategy)
     unpacked = _unpacked(shape, workload, computing)
@@ -94,12 +95,13 @@ def stepwise_training_phases(
     )
 
 
-def _training_moments(law: Law, shape: ModelShape, step: Step) -> Iterator[Moment]:
+def _training_moments(law: Law, shape: ModelShape, step: Step) -> list[Moment]:
     """Where a law of untied models stands in for a tied one: its table has one gradient more, as the head."""
-    other = shape.tied and "; untied;" in law.structure
-    for moment in moments(law, shape, step, ("forward", "backward")):
-        added = other and moment.phase == "backward" and moment.place == "embedding"
-        yield replace(moment, working=2 * moment.working) if added else moment
+    found = moments(law, shape, step, ("forward", "backward"))
+    if not (shape.tied and "; untied;" in law.structure):
+        return found
+    more = ("backward", "embedding")
+    return [one._replace(working=2 * one.working) if (one.phase, one.place) == more else one for one in found]
 
 
 def in_units(shape: ModelShape, workload: Workload, strategy: Strategy) -> bool:
@@ -119,9 +121,8 @@ def _fsdp_phases(shape: ModelShape, workload: Workload, strategy: Strategy, work
     units = units_of(shape, workload, ranks)
     states = fsdp_states(shape, workload, strategy, units)
     step = Step(workload.batch, workload.sequence_tokens, workload.sequence_tokens, _rank(workload))
-    found = list(_training_moments(law, shape, step))
-    if workload.autocast and workload.method != "full":
-        found = _with_adapters_in_compute_type(shape, setup, step) or found
+    cast = workload.autocast and workload.method != "full"
+    found = (cast and _with_adapters_in_compute_type(shape, setup, step)) or _training_moments(law, shape, step)
     moments_of_rank = sharded_moments(found, units, carried=workload.accumulation)
     held = held_items(states, workspace)
     gradients = Item("gradients", states.gradients, "trained parameters x bytes / shards")
@@ -138,6 +139,7 @@ def _fsdp_phases(shape: ModelShape, workload: Workload, strategy: Strategy, work
     )
 
 
+@lru_cache(maxsize=16)
 def _with_adapters_in_compute_type(shape: ModelShape, setup: Setup, step: Step) -> list[Moment] | None:
     """A step whose adapters compute in bfloat16 as all else, which was not learned: half of the one that is all in
     float32, and by how much full training in bfloat16 is above half of that in float32 (norms and the loss)."""
@@ -148,8 +150,7 @@ def _with_adapters_in_compute_type(shape: ModelShape, setup: Setup, step: Step) 
     if not adapters or not adapters.keys() <= half.keys() or half.keys() != whole.keys():
         return None
     return [
-        replace(
-            one,
+        one._replace(
             kept=one.kept / 2 + half[key].kept - whole[key].kept / 2,
             gradients=one.gradients / 2,
             working=max(one.working / 2 + half[key].working - whole[key].working / 2, 0.0),
@@ -176,7 +177,7 @@ def _sharded_items(found: list[ShardedMoment], law: Law) -> list[Item]:
         Item("gradients", round(top.gradients), "of finished units / shards, of the others whole"),
         Item("parameters, whole", round(top.whole), "units in use and the one that arrives", FSDP2_SOURCE),
         Item("gradients sent", round(top.exchanged), "reduce-scatter: a unit's gradients, its shard", FSDP2_SOURCE),
-        Item(f"working memory: {top.place}", round(top.working), top.formula, source),
+        Item(f"working memory: {top.place}", round(top.working), in_words(top.highest), source),
     ]
     return [item for item in items if item.bytes]
 
@@ -226,10 +227,10 @@ def stepwise_generation_phases(
     stored = slice_weight_items(weights, whole, shape)
     held = (*stored, Item("cuBLAS workspace", workspace, "one per handle"))
     prompt, last = workload.sequence_tokens, workload.sequence_tokens + max(workload.new_tokens, 1) - 1
-    prefill = list(moments(law, shape, Step(workload.batch, prompt, prompt), ("prefill",)))
+    prefill = moments(law, shape, Step(workload.batch, prompt, prompt), ("prefill",))
     phases = [Phase("load", tuple(stored)), Phase("prefill", (*held, *_cached(prefill, law, shape, workload, prompt)))]
     if workload.new_tokens > 1:
-        decode = list(moments(law, shape, Step(workload.batch, 1, last, 0, prompt), ("decode",)))
+        decode = moments(law, shape, Step(workload.batch, 1, last, 0, prompt), ("decode",))
         phases.append(Phase("last token", (*held, *_cached(decode, law, shape, workload, last))))
     unpacked = _unpacked(shape, workload, weights)
     return (phases[0], *(Phase(phase.name, (*phase.items, *unpacked)) for phase in phases[1:]))

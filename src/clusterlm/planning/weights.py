@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from clusterlm.model.shape import BYTES_PER_ELEMENT, Layer, Linear, ModelShape
 
@@ -103,7 +104,7 @@ class WeightSizes:
     largest_dequantised: int
     """The largest matrix back in the compute type: what a quantised layer unpacks for one product."""
 
-    @property
+    @cached_property
     def total(self) -> int:
         return self.embedding + sum(self.layers) + self.head + self.other
 
@@ -116,6 +117,7 @@ def element_bytes(dtype: str) -> float:
     return BYTES_PER_ELEMENT[dtype]
 
 
+@lru_cache(maxsize=64)
 def weight_sizes(shape: ModelShape, dtype: str, scheme: Scheme | None) -> WeightSizes:
     size = element_bytes(dtype)
     stored = shape.quantisation
