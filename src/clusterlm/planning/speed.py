@@ -4,40 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clusterlm.cluster import Gpu
 from clusterlm.planning.case import Case
-from clusterlm.planning.generation import cache_bytes_per_sequence
-from clusterlm.planning.network import network_items
+from clusterlm.planning.efficiency import Generating, Learned, Training, generating_key, learned, training_key
+from clusterlm.planning.links import Links, usual_links
+from clusterlm.planning.step_time import Parts, prefill_seconds, token_seconds
 from clusterlm.planning.stored import loaded_bytes, published_bytes
+from clusterlm.planning.training_time import training_seconds
 
-USUAL_NODE_GB_PER_SECOND = 25.0
-"""One 200 Gbit/s port."""
-USUAL_STORAGE_GB_PER_SECOND = 2.0
-"""One client of a parallel file system."""
+UNMEASURED_SPREAD = 2.0
+"""Of an engine without a measurement."""
+UNMEASURED_GPU_FACTOR = 1.25
+"""The spread is wider by this where the engine was measured on other GPUs only."""
 START_SECONDS = 60.0
-"""Python, torch and transformers from a shared file system, and the GPU's context."""
-OVERHEAD_PER_LAYER_SECONDS = 600e-6
-MEMORY_EFFICIENCY = 0.7
-COMPUTE_EFFICIENCY = 0.45
+"""Python, torch and transformers from a shared file system, and the GPU's context. Generous: 38 s were measured for
+transformers 5 from a local disk, loading included."""
 
-
-@dataclass(frozen=True)
-class Links:
-    """What the GPUs of a plan are joined by, one direction, and what feeds them."""
-
-    gpu_gb_per_second: float
-    """One GPU to the others of its node."""
-    node_gb_per_second: float
-    """One node into the network."""
-    storage_gb_per_second: float
-    """One node's read of weight files."""
+__all__ = ["Links", "Pace", "load_seconds", "pace", "usual_links"]
 
 
 @dataclass(frozen=True)
 class Pace:
     tokens_per_second: float
-    """All GPUs together. Training: trained tokens; generation: new tokens, the prompts' time included; embedding: prompt
-    tokens."""
+    """All GPUs together. Training: trained tokens; generation: new tokens, the prompts' time included; embedding: the
+    prompts' tokens."""
     step_seconds: float
     """One optimizer step with its accumulation; one batch from prompt to last token; one forward pass."""
     parts: tuple[tuple[str, float], ...]
@@ -47,74 +36,54 @@ class Pace:
     basis: str
 
 
-def usual_links(gpu: Gpu) -> Links:
-    """Where no cluster says."""
-    return Links(gpu.gpu_link_gb_per_second, USUAL_NODE_GB_PER_SECOND, USUAL_STORAGE_GB_PER_SECOND)
-
-
 def pace(case: Case, links: Links) -> Pace:
-    workload, strategy = case.workload, case.strategy
-    copies = strategy.data_degree
-    if workload.task == "train":
-        parts = _training(case, links)
-        tokens = workload.tokens * copies * case.accumulation_steps
-    elif workload.task == "embed":
-        parts = _forward(case, workload.tokens)
-        tokens = workload.tokens * copies
-    else:
-        parts = _generation(case)
-        tokens = workload.batch * max(1, workload.new_tokens) * copies
+    known = learned()
+    parts = step_parts(case, links, known)
     seconds = sum(parts.values())
-    return Pace(tokens / seconds, seconds, tuple(parts.items()), 2.0, "data sheet; not fitted yet")
+    spread, basis = confidence(case, known)
+    return Pace(tokens_of_a_step(case) / seconds, seconds, tuple(parts.items()), spread, basis)
+
+
+def tokens_of_a_step(case: Case) -> int:
+    workload, copies = case.workload, max(1, case.strategy.data_degree)
+    if workload.task == "train":
+        return workload.tokens * copies * case.accumulation_steps
+    each = workload.sequence_tokens if workload.task == "embed" else max(1, workload.new_tokens)
+    return max(1, workload.batch) * each * copies
+
+
+def step_parts(case: Case, links: Links, known: Learned) -> Parts:
+    """Seconds of the step by what takes them; `prefill` is a part of its own."""
+    workload = case.workload
+    if workload.task == "train":
+        trainer = known.training.get(training_key(workload)) or known.training.get("other") or Training()
+        return training_seconds(case, trainer, links, known)
+    engine = known.generating.get(generating_key(workload)) or known.generating.get("other") or Generating()
+    prefill = prefill_seconds(case, engine, known, workload.tokens, head=workload.task == "embed")
+    if workload.task == "embed":
+        return prefill
+    # The prefill gives the first token; the cache grows evenly, so the middle step is the mean one.
+    steps = max(1, workload.new_tokens) - 1
+    token = token_seconds(case, engine, workload.sequence_tokens + steps / 2)
+    return {"prefill": sum(prefill.values())} | {name: steps * seconds for name, seconds in token.items()}
+
+
+def confidence(case: Case, known: Learned) -> tuple[float, str]:
+    """The spread, and what it rests on in words."""
+    trains = case.workload.task == "train"
+    key = training_key(case.workload) if trains else generating_key(case.workload)
+    name = f"{'training' if trains else 'generating'}: {key}"
+    here = f"{name}: {case.gpu.key}"
+    if here in known.spread:
+        return known.spread[here], f"{key} measured on {case.gpu.name} by {known.rows[here]} rows"
+    if name in known.spread:
+        spread = known.spread[name] * UNMEASURED_GPU_FACTOR
+        return spread, f"data sheet of {case.gpu.name}; {key} measured on other GPUs by {known.rows[name]} rows"
+    return UNMEASURED_SPREAD, f"data sheet; no measurement of {key}"
 
 
 def load_seconds(case: Case, links: Links) -> float:
-    published = published_bytes(case.shape)
-    return (
-        START_SECONDS
-        + published / links.storage_gb_per_second / 1e9
-        + loaded_bytes(case.shape, case.workload) / case.gpu.host_link_gb_per_second / 1e9
-    )
-
-
-def _peak(case: Case) -> float:
-    tflops = case.gpu.float32_tflops if case.compute_dtype == "float32" else case.gpu.half_tflops
-    return tflops * 1e12
-
-
-def _forward(case: Case, tokens: int) -> dict[str, float]:
-    flops = 2 * case.shape.active_parameters * tokens / case.strategy.tensor_degree
-    return {
-        "compute": flops / _peak(case) / COMPUTE_EFFICIENCY,
-        "overhead": OVERHEAD_PER_LAYER_SECONDS * len(case.shape.layers),
-    }
-
-
-def _generation(case: Case) -> dict[str, float]:
-    shape, workload, strategy = case.shape, case.workload, case.strategy
-    middle = workload.sequence_tokens + workload.new_tokens // 2
-    cache = workload.batch * cache_bytes_per_sequence(shape, middle, workload.dtype)
-    read = (loaded_bytes(shape, workload) + cache) / strategy.tensor_degree
-    bandwidth = case.gpu.memory_gb_per_second * 1e9 * MEMORY_EFFICIENCY
-    step = _forward(case, workload.batch)
-    parts = {name: seconds * workload.new_tokens for name, seconds in step.items()}
-    parts["memory"] = workload.new_tokens * read / bandwidth
-    parts["prefill"] = sum(_forward(case, workload.tokens).values())
-    return parts
-
-
-def _training(case: Case, links: Links) -> dict[str, float]:
-    workload, strategy = case.workload, case.strategy
-    passes = 3 + workload.checkpointing if workload.method == "full" else 2 + workload.checkpointing
-    micro = _forward(case, workload.tokens)
-    parts = {name: seconds * passes * case.accumulation_steps for name, seconds in micro.items()}
-    sent = sum(
-        item.bytes
-        for item in network_items(case.shape, workload, strategy, case.accumulation_steps)
-        if "GPU" in item.name
-    )
-    each = links.gpu_gb_per_second
-    if strategy.nodes > 1:
-        each = min(each, links.node_gb_per_second / strategy.gpus_per_node)
-    parts["communication"] = sent / each / 1e9
-    return parts
+    """From the start of the process until the model is on its GPUs; a node reads the files once, through its cache."""
+    per_gpu = loaded_bytes(case.shape, case.workload) / (case.strategy.tensor_degree * case.strategy.pipeline_degree)
+    read = published_bytes(case.shape) / (links.storage_gb_per_second * 1e9)
+    return START_SECONDS + read + per_gpu / (case.gpu.host_link_gb_per_second * 1e9 * 0.5)

@@ -1,0 +1,219 @@
+"""Learns planning/efficiency.json: python -m benchmarks.speed_fit FILE.csv [--write]
+
+Each engine's constants are fitted by themselves, on the rows of that engine: a pattern search over their logarithms, on
+the mean of |log(predicted / measured)|, with a pull towards the values that stand as defaults in planning/efficiency.py,
+so that a constant which no row tells anything about stays where engineering judgement put it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows.conditions import read_rows
+from benchmarks.speed_rows import Asked, NotCovered, asked_by
+from clusterlm.planning.efficiency import (
+    Generating,
+    Learned,
+    Stored,
+    Training,
+    generating_key,
+    training_key,
+)
+from clusterlm.planning.speed import step_parts, tokens_of_a_step
+from clusterlm.planning.work import work_of
+
+FILE = Path(__file__).parents[1] / "src/clusterlm/planning/efficiency.json"
+REACHABLE = {
+    "a100-40": 0.859, "a100-64": 0.859, "a100-80": 0.859, "gh200-96": 0.83, "h100-64": 0.801, "h100-80": 0.801,
+    "h100-94": 0.70, "h200": 0.803, "b200": 0.776, "mi250x": 0.767, "mi300x": 0.601, "h20-96": 0.95, "l40s": 0.60,
+    "l40": 0.85, "l4": 0.5, "a10g": 0.85, "a40": 0.75, "a6000": 0.75, "rtx3090": 0.90, "rtx4090": 0.90,
+    "rtx4060-laptop": 0.80, "t4": 0.40, "rtx6000": 0.70, "titan-rtx": 0.70, "v100-16": 0.75, "v100-32": 0.75,
+    "other": 0.75,
+}  # fmt: skip
+"""Largest measured products over the data sheet's peak: Stas Bekman, ml-engineering, "Maximum Achievable Matmul FLOPS" for
+A100, H100, GH200, H200, B200, MI250X and MI300X; the others are estimates (cards that their power limit holds down reach
+less of a high peak: L40S, L4, T4, H100 at 500 W)."""
+PULL = 0.01
+"""Weight of the squared logarithm of a constant over its default, for each row's worth of error."""
+SMOOTH = 0.03
+"""Errors below this count as if squared."""
+LARGEST_SHARE = 1.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    asked: Asked
+    value: float
+    """Tokens a second, of all GPUs, as the row counts them."""
+    source: str
+    model: str
+
+    @property
+    def group(self) -> tuple[str, str]:
+        workload = self.asked.case.workload
+        if workload.task == "train":
+            return "training", training_key(workload)
+        return "generating", generating_key(workload)
+
+
+def measured_value(row: Mapping[str, str]) -> float | None:
+    """Of all GPUs together."""
+    total, each = row["tokens_per_s_total"], row["tokens_per_s_per_gpu"]
+    if total:
+        return float(total)
+    return float(each) * max(1, int(row["n_gpus"] or 1)) if each else None
+
+
+def predicted_value(asked: Asked, known: Learned) -> float:
+    """Tokens a second, of all GPUs, as the row counts them."""
+    case = asked.case
+    parts = step_parts(case, asked.links, known)
+    seconds, tokens = sum(parts.values()) * asked.factor, float(tokens_of_a_step(case))
+    if asked.counted == "all":
+        tokens += case.workload.tokens * case.strategy.data_degree
+    if asked.counted == "decode":
+        seconds -= parts["prefill"] * asked.factor
+    return tokens / seconds
+
+
+def measurements(path: Path) -> list[Measured]:
+    found = []
+    for row in read_rows(path):
+        value = measured_value(row)
+        try:
+            asked = asked_by(row)
+        except NotCovered:
+            continue
+        if value:
+            found.append(Measured(asked, value, row["source_key"], row["hf_id"] or row["model"]))
+    return found
+
+
+# Constants as a flat table of logarithms, and back.
+
+
+def names_of(kind: str, rows: Iterable[Measured]) -> list[str]:
+    """The constants of an engine, and of each way of storing matrices that its rows have."""
+    of_engine = Training if kind == "training" else Generating
+    names = [field.name for field in fields(of_engine) if field.name != "stored"]
+    stored = set()
+    for row in rows:
+        work = work_of(row.asked.case.shape, row.asked.case.workload)
+        if work.stored:
+            stored.add(work.stored + ("-experts" if work.mixtures else ""))
+    return names + [f"{name}.{field.name}" for name in sorted(stored) for field in fields(Stored)]
+
+
+def default_of(kind: str, name: str) -> float:
+    owner: Any = Stored() if "." in name else (Training() if kind == "training" else Generating())
+    return float(getattr(owner, name.split(".")[-1]))
+
+
+def built(kind: str, values: Mapping[str, float]) -> Any:
+    stored: dict[str, dict[str, float]] = defaultdict(dict)
+    plain = {}
+    for name, value in values.items():
+        if "." in name:
+            stored[name.split(".")[0]][name.split(".")[1]] = value
+        else:
+            plain[name] = value
+    of_engine = Training if kind == "training" else Generating
+    return of_engine(**plain, stored={key: Stored(**each) for key, each in stored.items()})  # type: ignore[arg-type]
+
+
+def loss(kind: str, key: str, values: Mapping[str, float], rows: Sequence[Measured], starts: Mapping[str, float]) -> float:
+    known = learned_of(kind, key, built(kind, values))
+    total = 0.0
+    for row in rows:
+        error = math.log(predicted_value(row.asked, known) / row.value)
+        total += math.sqrt(error * error + SMOOTH * SMOOTH)
+    pull = sum(math.log(values[name] / starts[name]) ** 2 for name in values)
+    return total + PULL * min(len(rows), 20) * pull
+
+
+def learned_of(kind: str, key: str, engine: Any) -> Learned:
+    generating = {key: engine} if kind == "generating" else {}
+    training = {key: engine} if kind == "training" else {}
+    return Learned(generating, training, REACHABLE, {}, {})
+
+
+def fit(
+    kind: str, key: str, rows: Sequence[Measured], start: Mapping[str, float] | None = None, sweeps: int = 40
+) -> dict[str, float]:
+    """Pattern search: each constant in turn by a factor that grows where it helped and shrinks where it did not."""
+    names = names_of(kind, rows)
+    starts = {name: default_of(kind, name) for name in names}
+    values = {name: (start or {}).get(name, starts[name]) for name in names}
+    steps = dict.fromkeys(names, 0.3)
+    best = loss(kind, key, values, rows, starts)
+    for _ in range(sweeps):
+        before = best
+        for name in names:
+            for direction in (1, -1):
+                tried = values | {name: bounded(name, values[name] * math.exp(direction * steps[name]))}
+                found = loss(kind, key, tried, rows, starts)
+                if found < best - 1e-9:
+                    values, best = tried, found
+                    steps[name] = min(1.0, steps[name] * 1.6)
+                    break
+            else:
+                steps[name] = max(0.004, steps[name] * 0.5)
+        if before - best < 1e-5 * before and max(steps.values()) < 0.02:
+            break
+    return values
+
+
+def bounded(name: str, value: float) -> float:
+    if name.endswith("_share"):
+        return min(value, LARGEST_SHARE)
+    if name.endswith("_factor") and "." in name:
+        return max(value, 0.25)
+    return value
+
+
+def groups(rows: Iterable[Measured]) -> dict[tuple[str, str], list[Measured]]:
+    found: dict[tuple[str, str], list[Measured]] = defaultdict(list)
+    for row in rows:
+        found[row.group].append(row)
+    return dict(found)
+
+
+def errors(kind: str, key: str, values: Mapping[str, float], rows: Iterable[Measured]) -> list[float]:
+    known = learned_of(kind, key, built(kind, values))
+    return [math.log(predicted_value(row.asked, known) / row.value) for row in rows]
+
+
+def report(name: str, found: Sequence[float]) -> str:
+    relative = sorted(abs(math.exp(error) - 1) for error in found)
+    within = sum(abs(error) <= math.log(1.5) for error in found) / len(found)
+    return f"{name}: {len(found)} rows, median {statistics.median(relative):.1%}, within 1.5x {within:.1%}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("--write", action="store_true", help=f"to {FILE.name}")
+    parser.add_argument("--only", default="", help="engines whose name has this")
+    chosen = parser.parse_args()
+    everything: list[float] = []
+    for (kind, key), rows in sorted(groups(measurements(chosen.csv)).items()):
+        if chosen.only in f"{kind} {key}":
+            values = fit(kind, key, rows)
+            found = errors(kind, key, values, rows)
+            everything += found
+            print(report(f"{kind} {key}", found), {name: round(value, 3) for name, value in values.items()}, flush=True)
+    print(report("all", everything))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Links: what the GPUs of a plan are joined by, and what feeds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clusterlm.cluster import Gpu
+
+USUAL_NODE_GB_PER_SECOND = 25.0
+"""One port of 200 Gbit/s."""
+USUAL_STORAGE_GB_PER_SECOND = 2.0
+"""One client of a parallel file system."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """One direction each."""
+
+    gpu_gb_per_second: float
+    """One GPU to the others of its node."""
+    node_gb_per_second: float
+    """One node into the network."""
+    storage_gb_per_second: float
+    """One node's read of weight files."""
+
+
+def usual_links(gpu: Gpu) -> Links:
+    """Where no cluster says."""
+    return Links(gpu.gpu_link_gb_per_second, USUAL_NODE_GB_PER_SECOND, USUAL_STORAGE_GB_PER_SECOND)

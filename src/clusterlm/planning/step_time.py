@@ -1,0 +1,127 @@
+"""Seconds of a forward pass by what takes them, from the work, the data sheet and the learned constants.
+
+Host and GPU work at the same time, and so do products and communication: of two that overlap, the longer one shows
+and a little of the shorter one (`overlapped`).
+"""
+
+from __future__ import annotations
+
+from clusterlm.cluster import Gpu
+from clusterlm.planning.case import Case
+from clusterlm.planning.efficiency import Generating, Learned, Stored, stored_constants
+from clusterlm.planning.weights import element_bytes
+from clusterlm.planning.work import Work, work_of
+
+Parts = dict[str, float]
+SHARPNESS = 4.0
+"""Of the overlap: of two equal parts 19 % of one shows beside the other."""
+BLOCK_PASSES = 24.0
+"""Times that one layer's forward pass moves its hidden states beside the products: norms, residuals, casts."""
+MLP_PASSES = 6.0
+"""The same of the MLP's width: activation and gate."""
+SAMPLED_BYTES = 16.0
+"""Bytes moved for each logit of a token that is sampled: the cast to float32 and the passes of the sampler."""
+RESIDENT_SHARE = 0.6
+"""Of the GPU's memory, for weights of a model that does not fit whole; the rest is cache and working memory."""
+DISK_GB_PER_SECOND = 3.0
+"""A node's NVMe: data sheets of single drives on PCIe 3 and 4 say 2 to 7."""
+SWAP_HOPS_SECONDS = 50e-6
+"""From one stage of a model that is laid over GPUs to the next."""
+
+
+def overlapped(first: float, second: float, sharpness: float = SHARPNESS) -> float:
+    longer, shorter = max(first, second), min(first, second)
+    if longer <= 0:
+        return 0.0
+    return longer * float((1 + (shorter / longer) ** sharpness) ** (1 / sharpness))
+
+
+def peak_flops(case: Case, learned: Learned, *, eight_bit: bool = False) -> float:
+    """What large products reach on this GPU in the type that is computed in."""
+    gpu = case.gpu
+    reachable = reachable_share(gpu, learned)
+    if eight_bit and gpu.eight_bit_tflops:
+        return gpu.eight_bit_tflops * 1e12 * reachable
+    if case.compute_dtype == "float32":
+        return gpu.float32_tflops * 1e12 * reachable
+    return gpu.half_tflops * 1e12 * reachable
+
+
+def reachable_share(gpu: Gpu, learned: Learned) -> float:
+    return learned.reachable.get(gpu.key) or learned.reachable["other"]
+
+
+def expert_visits(case: Case, work: Work) -> int:
+    """Experts that the host visits one by one; transformers 5 has one grouped product for all."""
+    software = case.workload.software
+    return 0 if software.engine == "transformers" and software.version >= (5,) else work.expert_visits
+
+
+def bandwidth(gpu: Gpu) -> float:
+    return gpu.memory_gb_per_second * 1e9
+
+
+def prefill_seconds(case: Case, engine: Generating, learned: Learned, tokens: int, *, head: bool) -> Parts:
+    """One forward pass over whole prompts; `head`: of every token, not of the last alone."""
+    workload, work = case.workload, work_of(case.shape, case.workload)
+    stored = stored_constants(engine, work.stored, experts=bool(work.mixtures))
+    peak = peak_flops(case, learned)
+    sequences = max(1, workload.batch)
+    each = tokens / sequences
+    products = work.forward_flops(tokens) + work.head_flops(tokens if head else sequences)
+    attention = sequences * work.attention_flops(each)
+    seconds = products / (peak * engine.compute_share) * (stored.compute_factor if stored else 1)
+    seconds += attention / (peak * engine.attention_share)
+    moved = tokens * work.layers * (BLOCK_PASSES * work.hidden_size + MLP_PASSES * work.widest)
+    moved = work.weight_bytes(tokens) + moved * element_bytes(workload.dtype)
+    seconds += moved / bandwidth(case.gpu) / engine.weight_share
+    seconds += streamed_seconds(case, engine, work)
+    return _with_host(case, engine, work, stored, seconds / case.strategy.tensor_degree, tokens)
+
+
+def token_seconds(case: Case, engine: Generating, context: float) -> Parts:
+    """One step in which each sequence of the batch gets its next token, having `context` tokens."""
+    workload, work = case.workload, work_of(case.shape, case.workload)
+    stored = stored_constants(engine, work.stored, experts=bool(work.mixtures))
+    batch, size = max(1, workload.batch), element_bytes(workload.kv_dtype or workload.dtype)
+    speed = bandwidth(case.gpu)
+    weights = work.weight_bytes(batch) / speed / engine.weight_share * (stored.bytes_factor if stored else 1)
+    weights *= 1 + engine.sequence_factor * (batch - 1)
+    cache = (
+        work.cache_bytes(context, size, engine.cache_passes, engine.cache_passes_per_group) + 2 * work.recurrent_bytes
+    )
+    logits = work.vocabulary_size * SAMPLED_BYTES
+    seconds = (weights + batch * (cache + logits) / speed) / case.strategy.tensor_degree
+    seconds += streamed_seconds(case, engine, work)
+    return _with_host(case, engine, work, stored, seconds, batch)
+
+
+def streamed_seconds(case: Case, engine: Generating, work: Work) -> float:
+    """What does not fit on the GPU comes over its link in each forward pass; from a disk, at the disk's rate."""
+    offload = case.strategy.offload
+    if offload == "none":
+        return 0.0
+    missing = max(0.0, work.all_bytes - RESIDENT_SHARE * case.gpu.memory_bytes * case.strategy.gpus)
+    link = case.gpu.host_link_gb_per_second
+    return missing / (min(link, DISK_GB_PER_SECOND) if offload == "nvme" else link) / 1e9 / engine.link_share
+
+
+def _with_host(
+    case: Case, engine: Generating, work: Work, stored: Stored | None, seconds: float, tokens: float
+) -> Parts:
+    host = engine.step_milliseconds * 1e-3
+    host += work.layers * (engine.layer_microseconds + (stored.layer_microseconds if stored else 0)) * 1e-6
+    host += expert_visits(case, work) * engine.expert_microseconds * 1e-6
+    parts = {"memory": seconds, "overhead": max(0.0, overlapped(host, seconds) - seconds)}
+    degree = case.strategy.tensor_degree
+    if degree > 1:
+        sent = 2 * (degree - 1) / degree * tokens * work.hidden_size * element_bytes(case.workload.dtype)
+        each = engine.reduce_microseconds * 1e-6 + sent / (case.gpu.gpu_link_gb_per_second * 1e9 * 0.6)
+        parts["communication"] = 2 * work.layers * each
+    if case.strategy.pipeline_degree > 1:
+        parts["communication"] = (case.strategy.pipeline_degree - 1) * RESIDENT_SHARE = 0.6
+"""Of the GPU's memory, for weights of a model that does not fit whole; the rest is cache and working memory."""
+DISK_GB_PER_SECOND = 3.0
+"""A node's NVMe: data sheets of single drives on PCIe 3 and 4 say 2 to 7."""
+SWAP_HOPS_SECONDS
+    return parts
