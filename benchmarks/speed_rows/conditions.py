@@ -36,8 +36,8 @@ class Asked:
     case: Case
     links: Links
     counted: str = "new"
-    """What the row's tokens are: `new` ones over the whole time, `all` with the prompts', `decode`: new ones over the time
-    after the prefill, `trained`."""
+    """What the row's tokens are: `new` ones over the whole time, `all` with the prompts' over the same, `decode`: new
+    ones over the time after the prefill, `trained`."""
     factor: float = 1.0
     """Time of what the row's method does beside the case's, as a multiple."""
 

@@ -1,4 +1,4 @@
-"""Rows of fine-tuning: HF Trainer (fms-acceleration), PEFT's comparison, torchtune, fsdp_qlora, and others like them."""
+"""Rows of fine-tuning: HF Trainer (fms-acceleration), PEFT's comparison, torchtune, fsdp_qlora, and the like."""
 
 from __future__ import annotations
 

@@ -119,9 +119,5 @@ def _with_host(
         each = engine.reduce_microseconds * 1e-6 + sent / (case.gpu.gpu_link_gb_per_second * 1e9 * 0.6)
         parts["communication"] = 2 * work.layers * each
     if case.strategy.pipeline_degree > 1:
-        parts["communication"] = (case.strategy.pipeline_degree - 1) * RESIDENT_SHARE = 0.6
-"""Of the GPU's memory, for weights of a model that does not fit whole; the rest is cache and working memory."""
-DISK_GB_PER_SECOND = 3.0
-"""A node's NVMe: data sheets of single drives on PCIe 3 and 4 say 2 to 7."""
-SWAP_HOPS_SECONDS
+        parts["communication"] = (case.strategy.pipeline_degree - 1) * SWAP_HOPS_SECONDS
     return parts
