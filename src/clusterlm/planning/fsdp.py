@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import NamedTuple
 
 from clusterlm.model.shape import Layer, Linear, ModelShape
@@ -216,7 +217,6 @@ class _Walk:
 
     def forward(self) -> Iterator[ShardedMoment]:
         parts, units = self.parts["forward"], self.units
-        index = 0
         tail_at = "final norm" if units.norm_in_tail else "head"
         waiting = [] if units.tied else [units.tail]
         for moment in parts:
@@ -224,15 +224,14 @@ class _Walk:
                 yield from self._gather(moment, units.root)
                 yield from self._gather(moment, units.tail if units.tied else units.embedding)
             elif moment.place == "layer":
-                yield from self._gather(moment, units.layers[index])
+                yield from self._gather(moment, units.layers[moment.layer])
             elif moment.place in (tail_at, "head") and waiting:
                 yield from self._gather(moment, waiting.pop())
             yield self._at(moment)
             if moment.place == "embedding":
                 self.whole -= units.embedding.whole
             elif moment.place == "layer":
-                self.whole -= units.layers[index].whole
-                index += 1
+                self.whole -= units.layers[moment.layer].whole
         self.arriving = 0.0
 
     def _gather(self, moment: Moment, unit: Unit) -> Iterator[ShardedMoment]:
@@ -245,25 +244,29 @@ class _Walk:
 
     def backward(self) -> Iterator[ShardedMoment]:
         parts, units = self.parts["backward"], self.units
-        index = len(units.layers)
-        for number, moment in enumerate(parts):
-            after = parts[number + 1] if number + 1 < len(parts) else None
-            before_layers = after is not None and after.place == "layer"
+        for moment, after in zip_longest(parts, parts[1:]):
+            layer_after = after if after and after.place == "layer" else None
             yield self._at(moment)
             if moment.place == "loss":
                 yield from self._prefetch(after or moment, units.layers[-1])
             if moment.place == "layer":
-                index -= 1
-                own = units.layers[index].whole_gradients
-                yield from self._reduce(after or moment, units.layers[index], own)
-            elif not units.tied and (before_layers if units.norm_in_tail else moment.place == "head"):
+                unit = units.layers[moment.layer]
+                self._pass_by(moment.layer - layer_after.layer - 1 if layer_after else 0, unit)
+                yield from self._reduce(after or moment, unit, unit.whole_gradients)
+            elif not units.tied and (layer_after if units.norm_in_tail else moment.place == "head"):
                 yield from self._reduce(after or moment, units.tail, self._pending(after or moment))
-            if after is not None and after.place == "layer":
-                following = units.layers[index - 2] if index > 1 else units.embedding
-                yield from self._open(after, units.layers[index - 1], following)
-            elif after is not None and after.place == "embedding" and not units.tied:
+            if layer_after:
+                number = layer_after.layer
+                following = units.layers[number - 1] if number else units.embedding
+                yield from self._open(layer_after, units.layers[number], following)
+            elif after and after.place == "embedding" and not units.tied:
                 yield from self._open(after, units.embedding, Unit())
         yield from self._end(parts[-1])
+
+    def _pass_by(self, layers: int, unit: Unit) -> None:
+        """Those that are not walked through."""
+        self.reduced_whole += layers * unit.whole_gradients
+        self.reduced += layers * unit.gradients
 
     def _end(self, last: Moment) -> Iterator[ShardedMoment]:
         """Units whose inputs need no gradient are reduced when the backward pass has ended."""

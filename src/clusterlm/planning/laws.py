@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import resources
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from clusterlm.model.shape import ModelShape
@@ -19,6 +20,9 @@ from clusterlm.planning.sizes import Sizes, Step, kind_of, layer_sizes, outside_
 
 GRADIENT_WORDS = ("weights", "adapter", "vector", "table", "position", "hidden", "vocabulary", "other")
 """Sizes that begin so are those of parameters."""
+WALKED = 3
+"""Layers at each end of equal ones that follow each other: between them memory rises or falls evenly, so that it is
+highest at an end. As many as FSDP2 deals with at once: the one before, this one, the one that is gathered ahead."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Moment(NamedTuple):
     """What this region adds at its highest."""
     highest: dict[str, float]
     """That as a sum of sizes."""
+    layer: int
+    """Its number, where the place is a layer."""
 
     @property
     def formula(self) -> str:
@@ -144,7 +150,7 @@ class _Rise(NamedTuple):
 
 @lru_cache(maxsize=64)
 def moments(law: Law, shape: ModelShape, step: Step, phases: tuple[str, ...]) -> list[Moment]:
-    """The highest point of every region of these phases, in order."""
+    """The highest point of every region of these phases, in order, but for WALKED."""
     found: list[Moment] = []
     outside = outside_sizes(shape, step)
     sizes_of = {id(layer): layer_sizes(shape, layer, step) for layer, _ in shape.counted_layers}
@@ -161,26 +167,29 @@ def moments(law: Law, shape: ModelShape, step: Step, phases: tuple[str, ...]) ->
             place_of = "layer"
             rises = _rises_of_layers(region["layers"], shape, sizes_of, backward=backward)
         else:
-            place_of, rises = region["event"], iter([_rise(region, outside, backward=backward)])
-        for rise in rises:
-            found.append(Moment(phase, place_of, kept, gradients, rise.working, rise.highest))
-            kept, gradients = kept + rise.kept, gradients + rise.gradients
+            place_of, rises = region["event"], iter([(_rise(region, outside, backward=backward), [0])])
+        for rise, layers in rises:
+            for number, layer in enumerate(layers):
+                if not WALKED <= number < len(layers) - WALKED:
+                    found.append(Moment(phase, place_of, kept, gradients, rise.working, rise.highest, layer))
+                kept, gradients = kept + rise.kept, gradients + rise.gradients
     return found
 
 
 def _rises_of_layers(
     laws: dict[str, Any], shape: ModelShape, sizes_of: dict[int, Sizes], *, backward: bool
-) -> Iterator[_Rise]:
-    """Of each layer in the order of the pass; equal layers at the same kind of place are evaluated once."""
+) -> Iterator[tuple[_Rise, list[int]]]:
+    """In the order of the pass, with the numbers of the layers: equal ones that follow each other are together."""
     depth = len(shape.layers)
+    numbers = range(depth - 1, -1, -1) if backward else range(depth)
     known: dict[tuple[str, int], _Rise] = {}
-    for index in range(depth - 1, -1, -1) if backward else range(depth):
-        layer = shape.layers[index]
-        key = place(index, depth), id(layer)
+    for key, alike in groupby(numbers, key=lambda number: (place(number, depth), id(shape.layers[number]))):
+        layers = list(alike)
         if key not in known:
+            layer = shape.layers[layers[0]]
             own = _law_of_layer(laws, key[0], kind_of(layer))
             known[key] = _rise(own, sizes_of[id(layer)], backward=backward)
-        yield known[key]
+        yield known[key], layers
 
 
 def _rise(own: dict[str, Any], sizes: Sizes, *, backward: bool) -> _Rise:
