@@ -24,7 +24,11 @@ def list_(as_json: bool) -> None:
         cluster_summary(read_cluster(path), path, own=shipped.get(name) != path)
         for name, path in known_clusters().items()
     ]
-    click.echo(json.dumps(summaries, indent=2) if as_json else clusters_table(summaries))
+    if as_json:
+        click.echo(json.dumps(summaries, indent=2))
+        return
+    click.echo(clusters_table(summaries))
+    click.echo("?: facts that no source that was read confirms; clusterlm clusters show NAME marks them", err=True)
 
 
 @clusters.command()

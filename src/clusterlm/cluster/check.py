@@ -48,6 +48,7 @@ IS_NOT = {
 }
 """By the first word of pydantic's name of an error: what the value should have been."""
 LIMITS = ("gpus", "nodes")
+DATE = re.compile(r"\d{4}-\d\d(-\d\d)?")
 KEY = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
 HEADER = re.compile(rf"\s*\[\s*({KEY}(?:\s*\.\s*{KEY})*)\s*\]")
 ENTRY = re.compile(rf"\s*({KEY}(?:\s*\.\s*{KEY})*)\s*=")
@@ -57,6 +58,8 @@ def checked(path: Path, text: str, values: dict[str, Any]) -> Cluster:
     """The Cluster that the file means. UsageError lists all that is wrong."""
     from pydantic import TypeAdapter, ValidationError
 
+    if "name" in values:
+        raise UsageError(f"{_line(lines_of(text), ('name',))}name: a profile is called as its file is", where=str(path))
     try:
         # As JSON: only there does pydantic's strict mode take a list for a tuple. A date without quotes becomes text.
         content = json.dumps({**values, "name": path.stem}, default=str)
@@ -77,6 +80,9 @@ def contradictions(cluster: Cluster) -> Iterator[tuple[Place, str]]:
     yield from _service(cluster)
     for place, table in _tables(cluster):
         yield from _sources(cluster, place, table)
+    for name, source in cluster.sources.items():
+        if not DATE.fullmatch(source.date):
+            yield ("sources", name, "date"), f"{source.date!r} is not a date: write 2026-11 or 2026-11-21"
     for name, node in cluster.nodes.items():
         yield from _node(cluster, ("nodes", name), node)
     for name, partition in cluster.partitions.items():

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from clusterlm.cluster import Cluster, NodeType, Partition, gpus
-from clusterlm.cluster.profile import Sourced, Storage
+from clusterlm.cluster.profile import Sourced
 from clusterlm.report.table import aligned
 
 WIDTH = 100
-LIST_COLUMNS = ("NAME", "SITE", "GPUS PER NODE", "PARTITIONS", "FACTS", "UNVERIFIED", "")
+LIST_COLUMNS = ("NAME", "SITE", "GPUS PER NODE", "PARTITIONS", "FACTS", "?", "")
 LEGEND = '"?" marks what no source that was read confirms: check it on the cluster, or with the site.'
 NO_FACT = {"name", "source", "other_sources", "unverified", "checked", "notes"}
 
@@ -85,11 +85,12 @@ def _head(cluster: Cluster) -> str:
     lines = [f"{cluster.title} ({cluster.name})" + (f": {cluster.site}" if cluster.site else "")]
     if cluster.status == "retired":
         last = f" Its last day was {cluster.until}." if cluster.until else ""
-        follows = f" Its successor is {cluster.successor}: clusterlm clusters show {cluster.successor}"
+        follows = f" Its successor: clusterlm clusters show {cluster.successor}"
         lines.append("No longer in service." + last + (follows if cluster.successor else ""))
     if not cluster.slurm:
         lines.append("No Slurm: jobs run directly.")
-    lines.append(f"Compared with the site's Slurm: {cluster.checked or 'never'}.")
+    else:
+        lines.append(f"Compared with the site's Slurm: {cluster.checked or 'never'}.")
     return "\n".join(lines)
 
 
@@ -115,9 +116,8 @@ def _nodes(cluster: Cluster) -> str:
 
 def _gpus_of(node: NodeType) -> str:
     gpu = gpus().get(node.gpu)
-    name = f"{gpu.name}, {gpu.memory_bytes / 2**30:.1f} GiB to programs" if gpu else "any GPU"
-    unit = "" if node.unit == "GPU" else f" {node.unit}"
-    return f"{node.gpus}{unit} x {name}" + ("?" if {"gpu", "gpus"} & set(node.unverified) else "")
+    name = f"{gpu.name}, {gpu.memory_bytes / 2**30:.1f} GiB usable" if gpu else "any GPU"
+    return f"{node.gpus} x {name}" + ("?" if {"gpu", "gpus"} & set(node.unverified) else "")
 
 
 def _cores(node: NodeType) -> str:
@@ -146,11 +146,9 @@ def _partitions(cluster: Cluster) -> str:
         (name, part.purpose, ", ".join(part.nodes), _limit(part), _size(cluster, part), _jobs(part))
         for name, part in cluster.partitions.items()
     ]
-    if not any(row[5] for row in rows):
-        rows = [(*row[:5], "") for row in rows]
-    columns = ("NAME", "FOR", "NODES", "LONGEST", "SIZE OF A JOB", "JOBS AT ONCE" if any(r[5] for r in rows) else "")
+    table = _without_empty(("NAME", "FOR", "NODES", "LONGEST", "SIZE OF A JOB", "JOBS AT ONCE"), rows)
     rules = [_wrapped(f"{name}: {part.rule}", "- ") for name, part in cluster.partitions.items() if part.rule]
-    return "\n".join([aligned([columns, *rows]), *rules]) if rows else ""
+    return "\n".join([aligned(table), *rules])
 
 
 def _limit(partition: Partition) -> str:
@@ -171,11 +169,13 @@ def in_words(seconds: int) -> str:
 
 
 def _size(cluster: Cluster, partition: Partition) -> str:
-    unit = cluster.nodes[partition.nodes[0]].unit
-    nodes = _range(partition, "nodes", "node")
+    whole = "whole " if partition.whole_nodes else ""
+    nodes = _range(partition, "nodes", f"{whole}node")
     if partition.whole_nodes:
-        nodes = (nodes or "any number of nodes") + ", whole" + _doubt(partition, "whole_nodes")
-    return ", ".join(part for part in (_range(partition, "gpus", unit), nodes) if part) or "any"
+        nodes = nodes or "whole nodes"
+        nodes += "" if nodes.endswith("?") else _doubt(partition, "whole_nodes")
+    gpus_asked = _range(partition, "gpus", cluster.nodes[partition.nodes[0]].unit)
+    return ", ".join(part for part in (gpus_asked, nodes) if part) or "any"
 
 
 def _range(partition: Partition, what: str, unit: str) -> str:
@@ -183,9 +183,10 @@ def _range(partition: Partition, what: str, unit: str) -> str:
     doubt = _doubt(partition, f"min_{what}") or _doubt(partition, f"max_{what}")
     if most is None:
         return f"{least:,} {unit}s or more{doubt}" if least > 1 else ""
-    if least == most:
-        return f"{most:,} {unit}{'s' if most > 1 else ''}{doubt}"
-    return f"{least:,} to {most:,} {unit}s{doubt}"
+    if most == 1:
+        return f"1 {unit}{doubt}"
+    span = f"up to {most:,}" if least == 1 else f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{span} {unit}s{doubt}"
 
 
 def _jobs(partition: Partition) -> str:
@@ -229,8 +230,6 @@ def _billing(cluster: Cluster) -> str:
 
 
 def _storage(cluster: Cluster) -> str:
-    if not cluster.storage:
-        return ""
     rows = [
         (
             _marked(area, "path"),
@@ -242,7 +241,14 @@ def _storage(cluster: Cluster) -> str:
         for area in cluster.storage.values()
     ]
     notes = [_wrapped(f"{area.path}: {area.note}", "- ") for area in cluster.storage.values() if area.note]
-    return "\n".join([aligned([("PATH", "USE", "QUOTA", "FILES", "CLEANED AFTER"), *rows]), *notes])
+    table = _without_empty(("PATH", "USE", "QUOTA", "FILES", "CLEANED AFTER"), rows)
+    return "\n".join([aligned(table), *notes]) if rows else ""
+
+
+def _without_empty(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Columns that say nothing are left out."""
+    kept = [number for number in range(len(columns)) if any(row[number] for row in rows)]
+    return [[row[number] for number in kept] for row in (columns, *rows)]
 
 
 def _software(cluster: Cluster) -> str:
@@ -253,25 +259,40 @@ def _software(cluster: Cluster) -> str:
     lines = [f"module {entry if ' ' in entry else f'load {entry}'}{doubt}" for entry in software.modules]
     lines += [f"container {_marked(software, 'container')}"] if software.container else []
     lines += [f"binds {', '.join(software.binds)}{_doubt(software, 'binds')}"] if software.binds else []
-    lines += [_marked(software, "note")] if software.note else []
+    lines += [software.note + (" (?)" if "note" in software.unverified else "")] if software.note else []
     return "\n".join(_wrapped(line) for line in lines)
 
 
 def _access(cluster: Cluster) -> str:
-    access = cluster.access
-    reach = {True: "reach the internet", False: "do not reach the internet: bring models and packages before"}
-    lines = (
-        [f"Compute nodes {reach[access.internet]}{_doubt(access, 'internet')}."] if access.internet is not None else []
-    )
-    lines += [f"Login nodes: {_marked(access, 'login_limit')}."] if access.login_limit else []
+    access, lines = cluster.access, []
+    if access.internet is not None and cluster.slurm:
+        reached = (
+            "reach the internet" if access.internet else "do not reach the internet: bring models and packages before"
+        )
+        lines.append(f"Compute nodes {reached}" + (" (?)" if "internet" in access.unverified else ""))
+    if access.login_limit:
+        lines.append(f"Login nodes: {_marked(access, 'login_limit')}")
     return "\n".join(_wrapped(line) for line in lines)
 
 
 def _sources(cluster: Cluster) -> str:
     return "\n".join(
-        "\n".join(part for part in (_wrapped(f"{source.title} ({source.date})"), f"    {source.url}") if part.strip())
-        for source in cluster.sources.values()
+        "\n".join(
+            [_wrapped(f"{source.title} ({source.date}): {', '.join(_used_for(cluster, key))}", "- ")]
+            + ([f"    {source.url}"] if source.url else [])
+        )
+        for key, source in cluster.sources.items()
     )
+
+
+def _used_for(cluster: Cluster, source: str) -> list[str]:
+    """Kinds of tables that come from this source, and single fields of tables that else come from others."""
+    whole = [name for name, table in _named_tables(cluster) if table.source == source]
+    single: dict[str, list[str]] = {}
+    for name, table in _named_tables(cluster):
+        single.setdefault(name, []).extend(field for field, other in table.other_sources.items() if other == source)
+    parts = {name: f"{name} ({', '.join(dict.fromkeys(found))})" for name, found in single.items() if found}
+    return list(dict.fromkeys(name if name in whole else parts[name] for name in [*whole, *parts]))
 
 
 def _section(title: str, body: str) -> str:
@@ -304,17 +325,22 @@ def _standing(summary: dict[str, Any]) -> str:
 
 
 def _tables(cluster: Cluster) -> Iterable[Sourced]:
-    storage: Iterable[Storage] = cluster.storage.values()
-    single = (cluster.request, cluster.access, cluster.billing, cluster.software)
-    yield from (cluster, *cluster.nodes.values(), *cluster.partitions.values(), *storage)
-    yield from (table for table in single if table is not None)
+    return (table for _, table in _named_tables(cluster))
+
+
+def _named_tables(cluster: Cluster) -> Iterable[tuple[str, Sourced]]:
+    """Each table with the word for its kind."""
+    many: dict[str, dict[str, Any]] = {name: getattr(cluster, name) for name in ("nodes", "partitions", "storage")}
+    yield "service", cluster
+    yield from ((name, table) for name, tables in many.items() for table in tables.values())
+    for name in ("request", "access", "billing", "software"):
+        if (table := getattr(cluster, name)) is not None:
+            yield name, table
 
 
 def _facts(table: Sourced) -> int:
     """How many of its values are said, rather than left open."""
-    return sum(
-        not isinstance(value := getattr(table, field.name), dict)
-        and value != (None if field.default is MISSING else field.default)
-        for field in fields(table)
-        if field.name not in NO_FACT
-    )
+    said = [field for field in fields(table) if field.name not in NO_FACT]
+    values = [(getattr(table, field.name), field.default) for field in said]
+    plain = [(value, default) for value, default in values if not isinstance(value, dict | Sourced)]
+    return sum(value != (None if default is MISSING else default) for value, default in plain)
