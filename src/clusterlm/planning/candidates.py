@@ -133,15 +133,14 @@ class Search:
 
     def _sized(self, case: Case, wishes: Wishes) -> Case:
         """With the largest batch that fits comfortably; else with the smallest there is, which may not fit at all."""
-        batches = _batches(case, wishes)
-        smallest = case.with_batch(batches[-1])
-        if len(batches) == 1 or not self._fits(smallest, PREDICTION_ERROR):
-            return smallest
-        largest = case.with_batch(batches[0])
+        sizes = [case.with_batch(batch) for batch in _batches(case, wishes)]
+        largest, smallest = sizes[0], sizes[-1]
+        # The largest accumulates no gradients, so that it may need less than the others.
         if self._fits(largest, PREDICTION_ERROR):
             return largest
-        between = [case.with_batch(batch) for batch in batches[1:-1]]
-        return first_that_fits(between, lambda one: self._fits(one, PREDICTION_ERROR)) or smallest
+        if self._fits(smallest, PREDICTION_ERROR):
+            return first_that_fits(sizes[1:-1], lambda one: self._fits(one, PREDICTION_ERROR)) or smallest
+        return min((largest, smallest), key=lambda one: self.footprint(one).needed)
 
     def _lacking(self, case: Case, place: Place, way: Way) -> Rejected | None:
         found, available = self.footprint(case), available_bytes(case)

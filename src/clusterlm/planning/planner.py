@@ -73,10 +73,13 @@ def plan(search: Search, cluster: Cluster, wishes: Wishes) -> Plan:
 def ranking(prefer: str, candidates: list[Candidate]) -> Callable[[Candidate], tuple[Any, ...]]:
     """Comfortable before tight, one job before a chain of them; then what was preferred; then the simpler way.
 
-    cheapest: billing units, or GPU-hours where a price is not known. fastest: the time of the run. soonest: fewest
-    nodes, then nodes kept for short jobs, then the time of the run: no queue is asked.
+    cheapest: billing units, or GPU-hours where a price is not known; of equal prices the fewest nodes, which wait less.
+    fastest: the time of the run. soonest: the fewest nodes, then those kept for short jobs, then the time of the run: no
+    queue is asked.
     """
     priced = all(one.billing_units is not None for one in candidates)
+
+    order = list(candidates[0].place.cluster.partitions) if candidates else []
 
     def price(one: Candidate) -> float:
         return one.billing_units if priced and one.billing_units is not None else one.gpu_hours
@@ -84,15 +87,14 @@ def ranking(prefer: str, candidates: list[Candidate]) -> Callable[[Candidate], t
     def key(one: Candidate) -> tuple[Any, ...]:
         seconds = one.duration.middle
         wanted: dict[str, tuple[float, ...]] = {
-            "cheapest": (_step(price(one)), _step(seconds)),
+            "cheapest": (_step(price(one)), one.nodes, _step(seconds)),
             "fastest": (_step(seconds), _step(price(one))),
             "soonest": (one.nodes, not is_short(one), _step(seconds), _step(price(one))),
         }
         simplicity = SIMPLEST_FIRST.index(one.wishes.strategy or "single")
         offloads = one.case.strategy.offload != "none"
-        limit = one.place.partition.limit_seconds or math.inf
-        fewest = (one.case.strategy.gpus, one.nodes, offloads, simplicity)
-        return (one.tight, one.duration.jobs > 1, *wanted[prefer], *fewest, price(one), seconds, limit)
+        simpler = (one.case.strategy.gpus, offloads, simplicity, price(one), seconds)
+        return (one.tight, one.duration.jobs > 1, *wanted[prefer], *simpler, order.index(one.place.partition_name))
 
     return key
 
