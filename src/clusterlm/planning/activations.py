@@ -93,10 +93,10 @@ def trainer_activations(shape: ModelShape, workload: Workload, *, sharded: bool,
     entropy = cross_entropy(shape, workload)
     frozen = workload.method != "full"
     repeats = repeats_keys(shape, workload)
-    layer = max(_recomputed_layer(shape, one, workload, size, repeats) for one in set(shape.layers))
+    layer = max(_recomputed_layer(shape, one, workload, size, repeats) for one, _ in shape.counted_layers)
     saved, formula = float(count * hidden * checkpoint_size), f"tokens x layers x hidden x {checkpoint_size:g} B"
     if not workload.checkpointing:
-        saved = sum(kept_bytes(shape, one, workload, size, repeats) for one in shape.layers)
+        saved = sum(number * kept_bytes(shape, one, workload, size, repeats) for one, number in shape.counted_layers)
         layer, formula = layer - saved / count, "tokens x what each layer keeps"
     return Activations(
         saved=round(tokens * saved),

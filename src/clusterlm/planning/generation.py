@@ -34,13 +34,13 @@ def cache_bytes_per_sequence(shape: ModelShape, tokens: int, dtype: str, *, late
     """Keys and values of `tokens` tokens in all layers: sliding layers keep their window, recurrent ones a state."""
     size = element_bytes(dtype)
     total = 0.0
-    for layer in shape.layers:
+    for layer, count in shape.counted_layers:
         if isinstance(layer.mixer, Recurrent):
-            total += layer.mixer.state_elements * size
+            total += count * layer.mixer.state_elements * size
             continue
         elements = layer.mixer.latent_elements_per_token if latent else layer.mixer.cache_elements_per_token
         kept = tokens if layer.mixer.window is None else min(tokens, layer.mixer.window)
-        total += kept * elements * size
+        total += count * kept * elements * size
     return round(total)
 
 
@@ -48,15 +48,17 @@ def rotary_table_bytes(shape: ModelShape, dtype: str) -> int:
     """Cosines and sines over the whole context, in each layer: 2 x context x head size."""
     if shape.context_tokens is None or shape.traits.get("position") != "rope":
         return 0
-    heads = (layer.mixer.head_size for layer in shape.layers if isinstance(layer.mixer, Attention))
-    return round(sum(2 * shape.context_tokens * head * element_bytes(dtype) for head in heads))
+    heads = sum(
+        count * layer.mixer.head_size for layer, count in shape.counted_layers if isinstance(layer.mixer, Attention)
+    )
+    return round(2 * shape.context_tokens * heads * element_bytes(dtype))
 
 
 def prefill_bytes_per_token(shape: ModelShape, dtype: str) -> float:
     """Widest moment inside one layer: gate, up and their product, and four hidden states around them."""
     size = element_bytes(dtype)
     widest = 0.0
-    for layer in set(shape.layers):
+    for layer, _ in shape.counted_layers:
         mlp = layer.feed_forward
         width = max(mlp.intermediate_size, mlp.active_experts * mlp.expert_size + mlp.shared_size)
         copies = 3 if mlp.gated else 2
@@ -68,7 +70,9 @@ def score_bytes_per_token(shape: ModelShape, workload: Workload) -> float:
     """Eager attention writes scores in the model's type and their softmax in float32: 6 bytes a head and column."""
     if workload.attention != "eager":
         return 0.0
-    heads = max((layer.mixer.heads for layer in shape.layers if isinstance(layer.mixer, Attention)), default=0)
+    heads = max(
+        (layer.mixer.heads for layer, _ in shape.counted_layers if isinstance(layer.mixer, Attention)), default=0
+    )
     return heads * workload.sequence_tokens * (element_bytes(workload.dtype) + 4)
 
 
@@ -137,14 +141,14 @@ def rounding_bytes(shape: ModelShape, dtype: str, scheme: Scheme | None) -> int:
     """Torch's caching allocator cuts matrices of 10 MiB and more from blocks of whole 2 MiB, and gives what is left
     over of 1 MiB and less with them (CUDACachingAllocator.cpp, kSmallSize, kMinLargeAlloc, kRoundLarge)."""
     total = 0
-    for layer in shape.layers:
+    for layer, count in shape.counted_layers:
         for linear in layer.linears:
             # Scales and zeros are tensors of their own: the matrix has a whole number of half bytes for each weight.
             each = int(scheme.per_weight * 2) / 2 if scheme else element_bytes(dtype)
             bytes_of_one = round(linear.inputs * linear.outputs * each)
             spare = -bytes_of_one % ROUND_LARGE
             if bytes_of_one >= LARGE_ALLOCATION and spare <= SMALL_REMAINDER:
-                total += spare * linear.copies
+                total += count * spare * linear.copies
     return total
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import resources
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from clusterlm.model.shape import ModelShape
@@ -167,35 +168,45 @@ def moments(law: Law, shape: ModelShape, step: Step, phases: tuple[str, ...]) ->
             place_of = "layer"
             rises = _rises_of_layers(region["layers"], shape, sizes_of, backward=backward)
         else:
-            place_of, rises = region["event"], iter([(_rise(region, outside, backward=backward), [0])])
+            place_of, rises = region["event"], [(_rise(region, outside, backward=backward), range(1))]
         for rise, layers in rises:
-            for number, layer in enumerate(layers):
-                if not WALKED <= number < len(layers) - WALKED:
-                    found.append(Moment(phase, place_of, kept, gradients, rise.working, rise.highest, layer))
-                kept, gradients = kept + rise.kept, gradients + rise.gradients
+            left_out = max(0, len(layers) - 2 * WALKED)
+            for number in (*layers[:WALKED], *layers[WALKED + left_out :]):
+                passed = abs(number - layers[0])
+                before = kept + passed * rise.kept, gradients + passed * rise.gradients
+                found.append(Moment(phase, place_of, *before, rise.working, rise.highest, number))
+            kept, gradients = kept + len(layers) * rise.kept, gradients + len(layers) * rise.gradients
     return found
 
 
 def _rises_of_layers(
     laws: dict[str, Any], shape: ModelShape, sizes_of: dict[int, Sizes], *, backward: bool
-) -> Iterator[tuple[_Rise, list[int]]]:
-    """In the order of the pass, with the numbers of the layers: equal ones that follow each other are together."""
-    depth = len(shape.layers)
-    numbers = range(depth - 1, -1, -1) if backward else range(depth)
+) -> Iterator[tuple[_Rise, range]]:
+    """In the order of the pass; equal layers at the same kind of place are evaluated once."""
     known: dict[tuple[str, int], _Rise] = {}
-    for key, alike in groupby(numbers, key=lambda number: (place(number, depth), id(shape.layers[number]))):
-        layers = list(alike)
+    runs = _runs(shape)
+    for where, numbers in reversed(runs) if backward else runs:
+        layer = shape.layers[numbers[0]]
+        key = where, id(layer)
         if key not in known:
-            layer = shape.layers[layers[0]]
-            own = _law_of_layer(laws, key[0], kind_of(layer))
+            own = _law_of_layer(laws, where, kind_of(layer))
             known[key] = _rise(own, sizes_of[id(layer)], backward=backward)
-        yield known[key], layers
+        yield known[key], numbers[::-1] if backward else numbers
+
+
+@lru_cache(maxsize=64)
+def _runs(shape: ModelShape) -> list[tuple[str, range]]:
+    """Equal layers that follow each other at the same kind of place, by their numbers."""
+    depth = len(shape.layers)
+    alike = groupby(range(depth), key=lambda number: (place(number, depth), id(shape.layers[number])))
+    runs = [(where, list(numbers)) for (where, _), numbers in alike]
+    return [(where, range(numbers[0], numbers[-1] + 1)) for where, numbers in runs]
 
 
 def _rise(own: dict[str, Any], sizes: Sizes, *, backward: bool) -> _Rise:
-    highest: dict[str, float] = max(own["peaks"], key=lambda peak: _value(peak, sizes), default={})
+    working, highest = max(((_value(peak, sizes), peak) for peak in own["peaks"]), key=itemgetter(0), default=(0.0, {}))
     kept, gradients = _change(own["after"], sizes, backward=backward)
-    return _Rise(max(_value(highest, sizes), 0.0), highest, kept, gradients)
+    return _Rise(max(working, 0.0), highest, kept, gradients)
 
 
 def kept_formula(law: Law) -> str:
@@ -236,13 +247,18 @@ def place(index: int, depth: int) -> str:
 
 def _change(after: dict[str, float], sizes: Sizes, *, backward: bool) -> tuple[float, float]:
     """What remains after the region: of activations, and of gradients."""
-    names = [name for name in after if backward and name.split()[0] in GRADIENT_WORDS]
+    names = [name for name in after if _of_parameters(name)] if backward else []
     gradient = sum(after[name] * sizes.get(name, 0.0) for name in names)
     return _value(after, sizes) - gradient, gradient
 
 
+@cache
+def _of_parameters(size: str) -> bool:
+    return size.split()[0] in GRADIENT_WORDS
+
+
 def _value(law: dict[str, float], sizes: Sizes) -> float:
-    return sum(number * sizes.get(name, 0.0) for name, number in law.items())
+    return sum([number * sizes.get(name, 0.0) for name, number in law.items()])
 
 
 def _law_of_layer(laws: dict[str, Any], where: str, kind: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from clusterlm.model.shape import Attention, Layer, Linear, ModelShape
 from clusterlm.planning.adapters import counted_adapted_linears
@@ -151,7 +152,7 @@ def outside_sizes(shape: ModelShape, step: Step) -> Sizes:
         "table": float(shape.embedding_parameters - _position_table(shape)),
         "other parameters": float(shape.other_parameters),
         **_cache_sizes(shape, step),
-        **_sums_over_layers(shape, step),
+        **_sums_over_layers(shape, step.lora_rank),
         "layers": float(len(shape.layers)),
         "layers head": float(len(shape.layers) * head_size),
         "context": float(context),
@@ -201,7 +202,8 @@ def _position_table(shape: ModelShape) -> int:
     return max(0, shape.embedding_parameters - shape.vocabulary_size * shape.hidden_size)
 
 
-def _sums_over_layers(shape: ModelShape, step: Step) -> Sizes:
+@lru_cache(maxsize=64)
+def _sums_over_layers(shape: ModelShape, lora_rank: int) -> Sizes:
     """What autocast keeps until it ends: copies of the trained weights in the compute type."""
     linears = [(linear, count) for layer, count in shape.counted_layers for linear in layer.linears]
     single = [(linear, count) for linear, count in linears if linear.copies == 1]
@@ -212,16 +214,16 @@ def _sums_over_layers(shape: ModelShape, step: Step) -> Sizes:
         "all single biases": float(sum(count * (linear.parameters - linear.weights) for linear, count in single)),
         "all experts": float(sum(count * layer.feed_forward.experts for layer, count in shape.counted_layers)),
     }
-    if not step.lora_rank:
+    if not lora_rank:
         return sizes
     adapters = {"modules": 0, "attention": 0, "routers": 0, "experts in": 0, "experts out": 0}
     for adapted, count in counted_adapted_linears(shape, Workload(task="train", method="lora")):
-        linear, rank = adapted.linear, count * adapted.ranks * step.lora_rank * adapted.linear.copies
+        linear, rank = adapted.linear, count * adapted.ranks * lora_rank * adapted.linear.copies
         if linear.copies > 1:
             adapters["experts in"] += rank * linear.inputs
             adapters["experts out"] += rank * linear.outputs
             continue
-        elements = count * adapted.parameters(step.lora_rank)
+        elements = count * adapted.parameters(lora_rank)
         if linear.name.startswith("attention"):
             adapters["attention"] += elements
         adapters["routers" if linear.name.startswith("router") else "modules"] += elements

@@ -83,7 +83,9 @@ def _step_temporaries(shape: ModelShape, workload: Workload, strategy: Strategy,
         at_once = min(partition, DEEPSPEED_SUB_GROUP_ELEMENTS) if strategy.sharding == "zero3" else partition
         return round(4 * at_once)
     if workload.optimizer == "adafactor" and workload.method == "full":
-        matrices = (one.inputs * one.outputs * one.copies for layer in shape.all_layers() for one in layer.linears)
+        matrices = (
+            one.inputs * one.outputs * one.copies for layer, _ in shape.counted_all_layers for one in layer.linears
+        )
         return 3 * 4 * max(shape.embedding_parameters, *matrices) // strategy.model_shards
     return round(gradients) if workload.optimizer == "adamw" else 0
 
@@ -105,7 +107,8 @@ def optimizer_bytes(optimizer: str, trained: int, size: float, shape: ModelShape
     if optimizer == "adamw-8bit":
         return trained * (2 + 8 / 256)
     if optimizer == "adafactor":
-        rows = sum(one.copies * (one.inputs + one.outputs) for layer in shape.all_layers() for one in layer.linears)
+        linears = ((one, count) for layer, count in shape.counted_all_layers for one in layer.linears)
+        rows = sum(count * one.copies * (one.inputs + one.outputs) for one, count in linears)
         return (rows + shape.hidden_size + shape.vocabulary_size) * 4.0
     return 0.0
 
@@ -177,7 +180,11 @@ def gathered(
             [Item("root unit, whole", root, "embedding, head, norms"), Item("layer, whole", layers, "one FSDP unit")],
         )
     if strategy.sharding == "fsdp2" and strategy.model_shards > 1:
-        reduce = 4 * max((layer.parameters for layer in shape.layers), default=0) if workload.method == "full" else 0
+        reduce = (
+            4 * max((layer.parameters for layer, _ in shape.counted_layers), default=0)
+            if workload.method == "full"
+            else 0
+        )
         return (
             [Item("root unit, whole", root, "embedding, head, norms in the compute type")],
             [
