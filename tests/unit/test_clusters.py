@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from clusterlm.cluster import Cluster, find_cluster, known_clusters, read_cluster, recognise, shipped_clusters
-from clusterlm.cluster.check import checked, contradictions, lines_of
+from clusterlm.cluster.check import TABLES, checked, contradictions, lines_of
 from clusterlm.errors import UsageError
 
 NAMES = sorted(shipped_clusters())
@@ -347,3 +348,22 @@ def test_lines_are_found_under_dotted_and_quoted_keys() -> None:
         ("request",): 5,
         ("request", "memory", "each"): 6,
     }
+
+
+def test_every_field_is_explained_in_the_reference() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "cluster-file.md").read_text()
+    for kind in (Cluster, *TABLES.values()):
+        for field in dataclasses.fields(kind):
+            assert f"`{field.name}`" in text or f"`[{field.name}" in text, f"{kind.__name__}.{field.name}"
+
+
+def test_the_smallest_file_of_the_guide_is_sound(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "clusters.md").read_text()
+    path = tmp_path / "smallest.toml"
+    path.write_text(guide.split("```toml\n")[1].split("```")[0])
+    assert read_cluster(path).nodes["a100"].gpus == 8
+
+
+def test_the_guide_names_every_shipped_cluster() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "clusters.md").read_text()
+    assert [name for name in NAMES if f"`{name}`" not in guide] == []
