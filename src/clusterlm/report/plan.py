@@ -50,22 +50,30 @@ def _room(verdict: Verdict) -> str:
 
 def plan_text(verdict: Verdict, *, explain: bool = False) -> str:
     """All but the headline."""
-    found, case = verdict.footprint, verdict.case
+    case = verdict.case
     parts = [
-        aligned([("model", model_line(case.shape)), ("", parts_line(case.shape)), *_asked(case)]),
+        aligned([("model", model_line(case.shape)), ("", parts_line(case.shape)), *asked_rows(case)]),
         "\n".join(f"note: {caution}" for caution in verdict.cautions),
         _changes(verdict),
+        *memory_tables(verdict),
+    ]
+    if explain:
+        parts.append(explained(verdict))
+    return "\n\n".join(part for part in parts if part)
+
+
+def memory_tables(verdict: Verdict) -> list[str]:
+    """All that is counted in bytes; a part that has nothing to say is empty."""
+    found = verdict.footprint
+    return [
         _three_numbers(verdict),
         _phases(verdict),
-        _items(verdict),
+        items_of_peak(verdict),
         _amounts("HOST, EACH NODE", found.host_per_node, total=True),
         _amounts("DISK", found.disk, total=True),
         _amounts("NETWORK", found.network, total=False),
         _rules(found.rules_of_thumb),
     ]
-    if explain:
-        parts.append(explained(verdict))
-    return "\n\n".join(part for part in parts if part)
 
 
 def model_line(shape: ModelShape) -> str:
@@ -88,7 +96,7 @@ def parts_line(shape: ModelShape) -> str:
     return ", ".join(parts) + tied
 
 
-def _asked(case: Case) -> list[tuple[str, str]]:
+def asked_rows(case: Case) -> list[tuple[str, str]]:
     workload, strategy = case.workload, case.strategy
     rows = [("task", _task(case)), ("computed", _computed(case)), ("GPUs", _gpus(case))]
     if workload.trains:
@@ -201,7 +209,7 @@ def _phases(verdict: Verdict) -> str:
     return aligned([("PHASE", "GIB", ""), *rows], numbers=[1])
 
 
-def _items(verdict: Verdict) -> str:
+def items_of_peak(verdict: Verdict) -> str:
     """The deciding phase, item by item; a whole bar is the card, or the need where that is more."""
     found = verdict.footprint
     whole = max(verdict.available, found.needed)

@@ -1,0 +1,126 @@
+"""`clusterlm plan --on CLUSTER`: the best way to run a model there, and the others."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clusterlm.cluster import Cluster, find_cluster, read_cluster, recognise
+from clusterlm.errors import UsageError
+from clusterlm.planning.candidates import Search
+from clusterlm.planning.planner import Plan, plan
+from clusterlm.planning.verdict import Verdict, judge
+from clusterlm.planning.wishes import Wishes
+
+if TYPE_CHECKING:
+    from clusterlm.worker.trace.request import Trace
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is printed."""
+
+    as_json: bool
+    explain: bool
+    trace: bool
+    whole: bool
+
+
+def plan_on_cluster(model: str, on: str | None, file: str | None, wishes: Wishes, shown: Shown) -> bool:
+    """Whether anything fits."""
+    from clusterlm.cli.sizes import find_shape
+
+    cluster = chosen_cluster(on, file)
+    found = plan(Search(find_shape(model)), cluster, wishes)
+    verdict = _verdict(found)
+    traced = _traced(model, found, verdict) if shown.trace else None
+    if shown.as_json:
+        _print_json(found, verdict, traced, model)
+    else:
+        _print_text(found, verdict, traced, shown)
+        _print_next(found, verdict, model, cluster.name if file is None else f"{cluster.name} --cluster {file}")
+    return found.best is not None
+
+
+def chosen_cluster(on: str | None, file: str | None) -> Cluster:
+    """--cluster FILE goes before the profile of its name."""
+    if on is not None and not on.strip():
+        raise UsageError("names no cluster", where="--on", hint="clusterlm clusters list")
+    if file is None:
+        assert on is not None
+        return find_cluster(recognised() if on == AUTO else on)
+    name = Path(file).stem
+    if on not in (None, AUTO, name):
+        hint = "leave --on out"
+        raise UsageError(
+            f"contradict each other: the file is of {name!r}", where=f"--on {on} and --cluster {file}", hint=hint
+        )
+    return read_cluster(Path(file).expanduser())
+
+
+def recognised() -> str:
+    """The cluster that this machine belongs to."""
+    host = socket.gethostname()
+    name = recognise(None, host)
+    if name is None:
+        hint = "--on NAME (clusterlm clusters list), or clusterlm clusters probe, which writes a profile of this one"
+        raise UsageError(f"no profile fits this machine ({host})", where="--on auto", hint=hint)
+    return name
+
+
+def _verdict(found: Plan) -> Verdict:
+    """Of the best way, or of the one that comes nearest."""
+    if found.best:
+        return judge(found.best.case, found.best.wishes)
+    closest = found.closest
+    assert closest is not None and closest.case is not None
+    return judge(closest.case, closest.way.asked(found.wishes, closest.place))
+
+
+def _traced(model: str, found: Plan, verdict: Verdict) -> Trace:
+    from clusterlm.cli.sizes import find_config
+    from clusterlm.cli.trace import traced_case
+
+    case, wishes = verdict.case, found.best.wishes if found.best else found.wishes
+    return traced_case(find_config(model), case.shape, case.gpu, wishes)
+
+
+def _print_json(found: Plan, verdict: Verdict, traced: Trace | None, model: str) -> None:
+    from clusterlm.report.choice_values import choice_values
+
+    values = choice_values(found, verdict, model)
+    if traced:
+        values["trace"] = traced.to_json()
+    click.echo(json.dumps(values, indent=2))
+
+
+def _print_text(found: Plan, verdict: Verdict, traced: Trace | None, shown: Shown) -> None:
+    from clusterlm.report.choice import choice_headline, choice_text
+
+    colour = "red" if not found.best else "yellow" if found.best.tight else "green"
+    click.echo(click.style(choice_headline(found), fg=colour, bold=True))
+    click.echo()
+    click.echo(choice_text(found, verdict, explain=shown.explain, whole=shown.whole))
+    if traced:
+        from clusterlm.report.trace import trace_text
+
+        click.echo()
+        click.echo(trace_text(traced, verdict.footprint))
+
+
+def _print_next(found: Plan, verdict: Verdict, model: str, on: str) -> None:
+    from clusterlm.report.choice_notes import notes
+    from clusterlm.report.choice_request import next_step
+
+    if text := next_step(found, model, on):
+        click.echo()
+        click.echo(text)
+    for note in notes(found, verdict):
+        click.echo(f"note: {note}")

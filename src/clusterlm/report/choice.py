@@ -1,0 +1,253 @@
+"""A plan on a cluster as text: what is best and why, the other ways with their time and price, and what cannot be."""
+
+from __future__ import annotations
+
+from clusterlm.planning.amount import Amount
+from clusterlm.planning.candidates import Candidate, Rejected
+from clusterlm.planning.case import Case
+from clusterlm.planning.planner import EQUAL, Plan, pinned
+from clusterlm.planning.rejections import Rejection
+from clusterlm.planning.room import available_bytes
+from clusterlm.planning.verdict import Verdict
+from clusterlm.planning.wishes import PREFERENCES, flag
+from clusterlm.report.choice_table import table_of_ways
+from clusterlm.report.choice_words import (
+    about,
+    billing_unit,
+    gpus_of,
+    interval,
+    price,
+    units,
+    way_not_possible,
+    way_of,
+    where,
+    work,
+)
+from clusterlm.report.explain import explained
+from clusterlm.report.plan import asked_rows, gib, items_of_peak, memory_tables, model_line, parts_line
+from clusterlm.report.table import aligned, bar
+
+MOST_REJECTIONS = 10
+
+
+def choice_headline(plan: Plan) -> str:
+    """One line: the best way with its memory, time and price; or what comes nearest, and by how much it fails."""
+    best = plan.best
+    if best is None:
+        return _nothing_fits(plan)
+    case, gpus = best.case, best.case.strategy.gpus
+    fits = "Fits, but by less than the 5 % that a prediction may be wrong" if best.tight else "Fits"
+    place = where(best.place, gpus, named=several_kinds(plan))
+    each = " each" if gpus > 1 else ""
+    needs = f"{gib(best.needed)} of {gib(available_bytes(case))} GiB{each}"
+    time = f"about {about(best.duration.middle)}" + (f" for {amount(best.amount)}" if best.amount.assumed else "")
+    return f"{fits}: {work(case)}, {way_of(best)} on {place}, {needs}, {time}, {price(best)}"
+
+
+def _nothing_fits(plan: Plan) -> str:
+    closest = plan.closest
+    assert closest is not None and closest.case is not None
+    gpus = closest.case.strategy.gpus
+    way = way_not_possible(closest, trains=closest.case.workload.trains)
+    place = where(closest.place, gpus, named=several_kinds(plan))
+    ram = " of RAM on each node" if closest.on_host else ""
+    lacks = f"{gib(closest.needed)} of {gib(closest.available)} GiB{ram}"
+    text = f"Does not fit on {plan.cluster.name}: the closest is {way} on {place}: {lacks},"
+    text += f" {gib(closest.needed - closest.available)} GiB too much"
+    if not plan.remedies:
+        return f"{text}. Nothing that was tried fits."
+    first = plan.remedies[0]
+    on = where(first.candidate.place, first.candidate.case.strategy.gpus, named=several_kinds(plan))
+    return (
+        f"{text}; it would fit with {first.words}: {gib(first.candidate.needed)} GiB, {way_of(first.candidate)} on {on}"
+    )
+
+
+def several_kinds(plan: Plan) -> bool:
+    """Whether a number of GPUs must say which."""
+    return len({node.gpu for node in plan.cluster.nodes.values()}) > 1
+
+
+def amount(work_of: Amount) -> str:
+    """'an assumed 10,000,000 tokens', '250 records'."""
+    count = f"{work_of.tokens:,} tokens" if work_of.records is None else f"{work_of.records:,} records"
+    return f"an assumed {count}" if work_of.assumed else count
+
+
+def choice_text(plan: Plan, verdict: Verdict, *, explain: bool, whole: bool) -> str:
+    """All between the headline and the request; `verdict`: of the best, or of what comes nearest."""
+    parts = [aligned(_asked(plan, verdict))]
+    if plan.best:
+        parts += [table_of_ways(plan, whole=whole), _cost_of_pins(plan)]
+    else:
+        parts += [_remedies(plan)]
+    parts += memory_tables(verdict) if explain else [items_of_peak(verdict), _beside_the_gpu(plan, verdict)]
+    if plan.best:
+        parts.append(_time(plan.best))
+    parts.append(_rejected(plan, whole=whole))
+    if explain:
+        parts.append(explained(verdict))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _asked(plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
+    case, cluster = verdict.case, plan.cluster
+    rows = [("model", model_line(case.shape)), ("", parts_line(case.shape)), *asked_rows(case)]
+    if plan.best:
+        rows.append(("work", _work_to_do(plan.best)))
+    site = f", {cluster.site}" if cluster.site else ""
+    others = " or ".join(name for name in PREFERENCES if name != plan.prefer)
+    rows.append(("cluster", f"{cluster.title}{site}"))
+    if len(plan.candidates) > 1:
+        rows.append(("wanted", f"{_preference(plan)}; or --prefer {others}"))
+    return rows
+
+
+def _work_to_do(best: Candidate) -> str:
+    todo, wishes = best.amount, best.wishes
+    if todo.records is not None:
+        kind = "new tokens" if best.case.workload.task == "generate" else "tokens"
+        text = f"{todo.records:,} {'prompts' if kind == 'new tokens' else 'texts'}, {todo.tokens:,} {kind}"
+    elif wishes.epochs and wishes.epochs > 1:
+        text = f"{todo.tokens // wishes.epochs:,} tokens x {wishes.epochs} epochs = {todo.tokens:,} tokens"
+    else:
+        text = f"{todo.tokens:,} tokens"
+    return f"{text} (assumed: {todo.flag} sets it)" if todo.assumed else text
+
+
+def _preference(plan: Plan) -> str:
+    unit = plan.candidates[0].place.node.unit
+    billing = plan.cluster.billing
+    priced = billing is not None and all(one.billing_units is not None for one in plan.candidates)
+    price_of = billing_unit(billing) if billing and priced else f"{unit}-hours"
+    means = {
+        "cheapest": f"fewest {price_of}",
+        "fastest": "least time",
+        "soonest": "fewest nodes, short jobs first; no queue was asked",
+    }
+    return f"{plan.prefer}: {means[plan.prefer]}"
+
+
+def _remedies(plan: Plan) -> str:
+    rows = [
+        (
+            remedy.words,
+            gib(remedy.candidate.needed),
+            f"{way_of(remedy.candidate)} on {_where(plan, remedy.candidate)}",
+            remedy.flags,
+        )
+        for remedy in plan.remedies
+    ]
+    return aligned([("IT WOULD FIT WITH", "GIB", "", "FLAGS"), *rows], numbers=[1]) if rows else ""
+
+
+def _beside_the_gpu(plan: Plan, verdict: Verdict) -> str:
+    found, best = verdict.footprint, plan.best
+    room = best.place.host_bytes(best.case.strategy.gpus) if best else None
+    rows = [("BESIDE THE GPU", "GIB", "")]
+    for name, items, limit in (("RAM of a node", found.host_per_node, room), ("disk", found.disk, None)):
+        if items:
+            parts = ", ".join(f"{item.name} {gib(item.bytes)}" for item in items)
+            of = f"of {gib(limit)}: " if limit else ""
+            rows.append((name, gib(sum(item.bytes for item in items)), of + parts))
+    rows += [(f"network: {item.name}", gib(item.bytes), "") for item in found.network if "step" in item.name]
+    return aligned(rows, numbers=[1])
+
+
+def _time(best: Candidate) -> str:
+    """A full bar is the whole step."""
+    duration, pace = best.duration, best.duration.pace
+    seconds = pace.step_seconds
+    rows = [("TIME", "", ""), ("loading, each job" if duration.jobs > 1 else "loading", about(duration.load), "")]
+    rows.append((_step_name(best.case), about(seconds), ""))
+    rows += [(f"  {name}", about(part), bar(part, seconds)) for name, part in pace.parts if part]
+    speed = f"{pace.tokens_per_second:,.0f} {_tokens_name(best.case)} a second"
+    rows.append(("in all", about(duration.middle), speed))
+    reached = f"8 of 10 such predictions hold within a factor of {pace.spread:.2g}: {interval(duration)}"
+    return f"{aligned(rows, numbers=[1])}\n{reached}. From: {pace.basis}."
+
+
+def _step_name(case: Case) -> str:
+    if case.workload.trains:
+        return "a step"
+    return "a forward pass" if case.workload.task == "embed" else "a batch"
+
+
+def _tokens_name(case: Case) -> str:
+    return "new tokens" if case.workload.task == "generate" else "tokens"
+
+
+def _rejected(plan: Plan, *, whole: bool) -> str:
+    lines = [_rejection(plan, one) for one in plan.rejected]
+    if not lines:
+        return ""
+    shown = lines if whole else lines[:MOST_REJECTIONS]
+    left = [f"{len(lines) - len(shown)} more: --all"] if len(lines) > len(shown) else []
+    return "\n".join(["WHAT CANNOT BE", *shown, *left])
+
+
+def _rejection(plan: Plan, rejection: Rejection) -> str:
+    """'DDP on 2 to 64 GCDs: weights make 141.9 of 64.0 GiB; FSDP on 4 GCDs fits'."""
+    miss, named = rejection.nearest_miss, several_kinds(plan)
+    trains = plan.wishes.asked_task == "train"
+    fewest, most = rejection.fewest_gpus, rejection.most_gpus
+    sizes = gpus_of(miss.place, most, named=named)
+    if fewest != most:
+        sizes = f"{fewest:,} to {sizes}"
+    text = f"{way_not_possible(miss, trains=trains)} on {sizes}: {_why_not(miss)}"
+    instead = rejection.instead
+    if instead is None:
+        return text
+    on = gpus_of(instead.place, instead.case.strategy.gpus, named=named)
+    return f"{text}; {way_of(instead)} on {on} fits"
+
+
+def _why_not(miss: Rejected) -> str:
+    if miss.case is None:
+        return miss.item
+    kind = "GiB of a node's RAM" if miss.on_host else "GiB"
+    return f"{gib(miss.needed)} of {gib(miss.available)} {kind}, most of it {miss.item}"
+
+
+def _cost_of_pins(plan: Plan) -> str:
+    """What the user's own choices cost, where the planner would have chosen better; and GPUs that are paid in vain."""
+    lines = []
+    best, free = plan.best, plan.unpinned
+    if best and best.idle_gpus:
+        unit = units(best.place, best.idle_gpus)
+        text = f"{best.idle_gpus} {unit} of the {best.allocated_gpus} that are paid for stay idle: "
+        lines.append(f"{text}{best.place.partition_name} gives whole nodes of {best.place.node.gpus}")
+    if best and free:
+        choices = ", ".join(f"{flag(name)} {_flag_value(plan, name)}".strip() for name in pinned(plan.wishes))
+        better = f"{way_of(free)} on {_where(plan, free)}: about {about(free.duration.middle)}, {price(free)}"
+        lines.append(f"your choices ({choices}) {_what_they_cost(best, free, plan.prefer)}; without them: {better}")
+    return "\n".join(f"note: {line}" for line in lines)
+
+
+def _what_they_cost(best: Candidate, free: Candidate, prefer: str) -> str:
+    """By the preference first; a choice may also cost comfort alone."""
+    dearer, slower = _price(best) / _price(free) - 1, best.duration.middle / free.duration.middle - 1
+    costs = (
+        [("more", dearer), ("more time", slower)] if prefer == "cheapest" else [("more time", slower), ("more", dearer)]
+    )
+    for word, share in costs:
+        if share > EQUAL:
+            return f"cost {100 * share:.0f} % {word}"
+    if best.tight and not free.tight:
+        return "leave less room than a prediction may be wrong"
+    if best.duration.jobs > free.duration.jobs:
+        return f"need {best.duration.jobs} jobs in a chain"
+    return "are not the simplest way"
+
+
+def _price(one: Candidate) -> float:
+    return one.gpu_hours if one.billing_units is None else one.billing_units
+
+
+def _flag_value(plan: Plan, name: str) -> str:
+    value = getattr(plan.wishes, name)
+    return "" if isinstance(value, bool) else str(value)
+
+
+def _where(plan: Plan, one: Candidate) -> str:
+    return where(one.place, one.case.strategy.gpus, named=several_kinds(plan))

@@ -1,0 +1,88 @@
+"""What the reader of a plan on a cluster must know besides: cautions, the site's rules, facts that nobody checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from clusterlm.cluster import Cluster
+from clusterlm.cluster.profile import Sourced
+from clusterlm.planning.candidates import Candidate
+from clusterlm.planning.places import Place
+from clusterlm.planning.planner import Plan
+from clusterlm.planning.verdict import Verdict
+
+NODE_FACTS = {
+    "gpu": "the kind of GPU",
+    "gpus": "GPUs of a node",
+    "gres_type": "the GPU's type in --gres",
+    "count": "the number of nodes",
+    "cores_per_gpu": "cores for each GPU",
+    "cores": "cores of a node",
+    "cpus": "CPUs of a node",
+    "host_memory_gib": "RAM of a node",
+    "host_memory_per_gpu_gib": "RAM for each GPU",
+    "constraint": "--constraint",
+    "nodelist": "--nodelist",
+    "gpu_link_gb_per_second": "speed between GPUs",
+    "network_gb_per_second": "speed of the network",
+    "billing_units_per_gpu_hour": "price of a GPU-hour",
+}
+PARTITION_FACTS = {
+    "limit": "time limit",
+    "partition": "name for --partition",
+    "qos": "QoS",
+    "whole_nodes": "whole nodes",
+    "min_gpus": "fewest GPUs",
+    "max_gpus": "most GPUs",
+    "min_nodes": "fewest nodes",
+    "max_nodes": "most nodes",
+}
+REQUEST_FACTS = {"gres": "how GPUs are asked for", "account": "whether --account is needed", "memory": "--mem"}
+BILLING_FACTS = {"unit": "the unit of the price", "rule": "the rule of the price"}
+"""Of each table of a profile the fields that a plan rests on, in words."""
+
+
+def notes(plan: Plan, verdict: Verdict) -> list[str]:
+    return [*verdict.cautions, *_service(plan.cluster), *(_of_place(plan.best) if plan.best else ())]
+
+
+def _service(cluster: Cluster) -> Iterator[str]:
+    if cluster.status != "retired":
+        return
+    since = f" on {cluster.until}" if cluster.until else ""
+    successor = f"; its successor is {cluster.successor}: --on {cluster.successor}" if cluster.successor else ""
+    yield f"{cluster.name} went out of service{since}: this can be planned, not submitted{successor}"
+
+
+def _of_place(best: Candidate) -> Iterator[str]:
+    place = best.place
+    cluster, partition = place.cluster, place.partition
+    if partition.rule:
+        yield f"partition {place.partition_name}: {partition.rule}"
+    if best.duration.jobs > 1:
+        yield f"one job would pass the limit of {partition.limit}: {best.duration.jobs} jobs, each continues the last"
+    if cluster.access.internet is False:
+        yield "compute nodes reach no network: fetch the model and the data before"
+    elif cluster.access.internet is None and cluster.slurm:
+        yield "whether compute nodes reach the network is not known: better fetch the model and the data before"
+    if unchecked := list(unverified(place)):
+        yield f"no source that was read confirms {_listed(unchecked)}: clusterlm clusters show {cluster.name}"
+
+
+def unverified(place: Place) -> Iterator[str]:
+    """Facts of the profile that this plan rests on, and that were not seen in a source."""
+    cluster = place.cluster
+    yield from _facts(place.node, NODE_FACTS)
+    yield from (f"{fact} of {place.partition_name}" for fact in _facts(place.partition, PARTITION_FACTS))
+    if cluster.slurm:
+        yield from _facts(cluster.request, REQUEST_FACTS)
+    if cluster.billing and place.node.billing_units_per_gpu_hour is not None:
+        yield from _facts(cluster.billing, BILLING_FACTS)
+
+
+def _facts(table: Sourced, words: dict[str, str]) -> Iterable[str]:
+    return [words[name] for name in table.unverified if name in words]
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

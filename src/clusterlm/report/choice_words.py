@@ -1,0 +1,131 @@
+"""Words of a plan on a cluster: ways, places, times and prices, as people say them."""
+
+from __future__ import annotations
+
+from clusterlm.cluster.profile import Billing
+from clusterlm.planning.candidates import Candidate, Rejected
+from clusterlm.planning.case import Case
+from clusterlm.planning.duration import Duration
+from clusterlm.planning.places import Place
+
+WAYS = {
+    "single": "single",
+    "ddp": "DDP",
+    "fsdp": "FSDP",
+    "zero1": "ZeRO-1",
+    "zero2": "ZeRO-2",
+    "zero3": "ZeRO-3",
+    "tensor": "tensor",
+    "pipeline": "pipeline",
+}
+OFFLOADED = {"cpu": " + CPU offload", "optimizer-cpu": " + optimizer on CPU", "nvme": " + NVMe offload"}
+METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
+TIME_UNITS = ((86400, 2 * 86400, "days"), (3600, 5400, "h"), (60, 90, "min"), (1, 0, "s"))
+"""Seconds of each unit, and from how many seconds on it is used."""
+
+
+def work(case: Case) -> str:
+    """What the job does: LoRA, generating in nf4 with vLLM ..."""
+    workload = case.workload
+    if workload.trains:
+        return METHODS[workload.method]
+    doing = "embedding" if workload.task == "embed" else "generating"
+    weights = f" with {workload.quantise} weights" if workload.quantise else ""
+    engine = " by vLLM" if workload.software.engine == "vllm" else ""
+    return doing + weights + engine
+
+
+def way_of(one: Candidate) -> str:
+    wishes, strategy = one.wishes, one.case.strategy
+    name = wishes.strategy or "single"
+    return way(name, wishes.copies, wishes.offload, gpus=strategy.gpus, trains=one.case.workload.trains)
+
+
+def way_not_possible(one: Rejected, *, trains: bool) -> str:
+    """Of several sizes at once: without the number of GPUs."""
+    if one.way.strategy in ("tensor", "pipeline") or trains:
+        return WAYS[one.way.strategy] + OFFLOADED.get(one.way.offload or "", "")
+    return "a whole copy"
+
+
+def way(strategy: str, copies: int | None, offload: str | None, *, gpus: int, trains: bool) -> str:
+    """FSDP; ZeRO-2 + optimizer on CPU; copies on 8; 2 copies of pipeline over 4."""
+    if trains:
+        return WAYS[strategy] + OFFLOADED.get(offload or "", "")
+    if strategy == "ddp":
+        return f"{gpus:,} copies"
+    if strategy == "single":
+        return "one copy"
+    each = f"{strategy} over {gpus // (copies or 1)}"
+    return each if (copies or 1) == 1 else f"{copies} x {each}"
+
+
+def where(place: Place, gpus: int, *, named: bool) -> str:
+    """'1 node (8 GCDs)', '4 of the 8 GCDs of a node'; `named`: with the kind of GPU."""
+    nodes, each = place.nodes(gpus), place.node.gpus
+    if nodes == 1 and gpus < each:
+        return gpus_of(place, gpus, named=named)
+    if each == 1 and nodes == 1:
+        return gpus_of(place, 1, named=named)
+    return f"{nodes_of(nodes)} ({gpus_of(place, gpus, named=named)})"
+
+
+def gpus_of(place: Place, gpus: int, *, named: bool) -> str:
+    return f"{gpus:,} x {place.gpu.key}" if named else f"{gpus:,} {units(place, gpus)}"
+
+
+def units(place: Place, gpus: int) -> str:
+    return place.node.unit if gpus == 1 else f"{place.node.unit}s"
+
+
+def nodes_of(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes:,} nodes"
+
+
+def about(seconds: float) -> str:
+    """'45 s', '32 min', '5.2 h', '3.4 days': with the digits that a prediction has."""
+    size, name = _time_unit(seconds)
+    return f"{digits(seconds / size)} {name}"
+
+
+def interval(duration: Duration) -> str:
+    """'5.2 h (4.1 to 6.6)': in 8 of 10 runs."""
+    size, name = _time_unit(duration.middle)
+    low, middle, high = (digits(seconds / size) for seconds in (duration.low, duration.middle, duration.high))
+    return f"{middle} {name} ({low} to {high})"
+
+
+def _time_unit(seconds: float) -> tuple[int, str]:
+    return next((size, name) for size, least, name in TIME_UNITS if seconds >= least)
+
+
+def digits(amount: float) -> str:
+    """Two digits that count, and all those before the point."""
+    if amount >= 9.95:
+        return f"{amount:,.0f}"
+    return f"{amount:.1f}" if amount >= 0.995 else f"{amount:.2g}"
+
+
+def gpu_hours(one: Candidate) -> str:
+    hours = digits(one.gpu_hours)
+    return f"{hours} {one.place.node.unit}-hour{'' if hours == '1.0' else 's'}"
+
+
+def billed(one: Candidate) -> str:
+    """'576 SBU', '7.4 GPU-hours'; nothing where the site's price is not known."""
+    billing, amount = one.place.cluster.billing, one.billing_units
+    if billing is None or amount is None:
+        return ""
+    return f"{digits(amount)} {billing_unit(billing)}"
+
+
+def billing_unit(billing: Billing) -> str:
+    return f"{billing.unit}s" if billing.unit.endswith("hour") else billing.unit
+
+
+def price(one: Candidate) -> str:
+    """'15 GCD-hours (7.4 GPU-hours billed)'; once where both are the same."""
+    hours, units = gpu_hours(one), billed(one)
+    if not units:
+        return hours
+    return f"{hours} billed" if units == hours else f"{hours} ({units} billed)"
