@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from clusterlm.errors import ModelError
@@ -57,9 +58,15 @@ class Config:
         self.values = values
         self.model = model
         self.defaults = defaults or {}
+        self._found: dict[str, Any] = {}
 
     def value(self, key: str) -> Any:
         """The first alias that is set; None where the file says null, or says nothing and there is no default."""
+        if key not in self._found:
+            self._found[key] = self._look_up(key)
+        return self._found[key]
+
+    def _look_up(self, key: str) -> Any:
         present = [self.values[alias] for alias in ALIASES.get(key, (key,)) if alias in self.values]
         if not present:
             return self.defaults.get(key)
@@ -68,14 +75,19 @@ class Config:
     def require(self, *keys: str) -> None:
         missing = [key for key in keys if self.value(key) is None]
         if missing:
-            raise self.error(f"config.json lacks {', '.join(missing)}")
+            raise self._lacks(*missing)
+
+    def _lacks(self, *keys: str) -> ModelError:
+        return self.error(f"config.json lacks {', '.join(keys)}")
 
     def error(self, problem: str) -> ModelError:
         return ModelError(problem, where=self.model, hint="is it the config.json that was published with the weights?")
 
     def integer(self, key: str) -> int:
-        self.require(key)
-        return self._whole_number(key, self.value(key))
+        value = self.optional_integer(key)
+        if value is None:
+            raise self._lacks(key)
+        return value
 
     def optional_integer(self, key: str) -> int | None:
         value = self.value(key)
@@ -120,26 +132,26 @@ class Config:
     def with_defaults(self, defaults: Mapping[str, Any]) -> Config:
         return Config(self.values, self.model, defaults)
 
-    @property
+    @cached_property
     def hidden_size(self) -> int:
         return self.integer("hidden_size")
 
-    @property
+    @cached_property
     def layer_count(self) -> int:
         return self.integer("num_hidden_layers")
 
-    @property
+    @cached_property
     def heads(self) -> int:
         return self.integer("num_attention_heads")
 
-    @property
+    @cached_property
     def kv_heads(self) -> int:
         return self.optional_integer("num_key_value_heads") or self.heads
 
-    @property
+    @cached_property
     def head_size(self) -> int:
         return self.optional_integer("head_dim") or self.hidden_size // self.heads
 
-    @property
+    @cached_property
     def intermediate_size(self) -> int:
         return self.integer("intermediate_size")
