@@ -1,7 +1,7 @@
 """Learns planning/efficiency.json: python -m benchmarks.speed_fit FILE.csv [--write]
 
 Each engine's constants are fitted by themselves, on the rows of that engine: a pattern search over their logarithms, on
-the mean of |log(predicted / measured)|, with a pull towards the values that stand as defaults in planning/efficiency.py,
+the mean |log(predicted / measured)|, with a pull towards the values that stand as defaults in planning/efficiency.py,
 so that a constant which no row tells anything about stays where engineering judgement put it.
 """
 
@@ -14,7 +14,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,9 @@ REACHABLE = {
     "rtx4060-laptop": 0.80, "t4": 0.40, "rtx6000": 0.70, "titan-rtx": 0.70, "v100-16": 0.75, "v100-32": 0.75,
     "other": 0.75,
 }  # fmt: skip
-"""Largest measured products over the data sheet's peak: Stas Bekman, ml-engineering, "Maximum Achievable Matmul FLOPS" for
-A100, H100, GH200, H200, B200, MI250X and MI300X; the others are estimates (cards that their power limit holds down reach
-less of a high peak: L40S, L4, T4, H100 at 500 W)."""
+"""Largest measured products over the data sheet's peak: Stas Bekman, ml-engineering, "Maximum Achievable Matmul FLOPS"
+for A100, H100, GH200, H200, B200, MI250X and MI300X; the others are estimates (cards that their power limit holds down
+reach less of a high peak: L40S, L4, T4, H100 at 500 W)."""
 PULL = 0.01
 """Weight of the squared logarithm of a constant over its default, for each row's worth of error."""
 SMOOTH = 0.03
@@ -104,7 +104,7 @@ def measurements(path: Path) -> list[Measured]:
 def names_of(kind: str, rows: Iterable[Measured]) -> list[str]:
     """The constants of an engine, and of each way of storing matrices that its rows have."""
     of_engine = Training if kind == "training" else Generating
-    names = [field.name for field in fields(of_engine) if field.name != "stored"]
+    names = [field.name for field in fields(of_engine) if field.name not in ("stored", "eager_after_tokens")]
     stored = set()
     for row in rows:
         work = work_of(row.asked.case.shape, row.asked.case.workload)
@@ -118,7 +118,7 @@ def default_of(kind: str, name: str) -> float:
     return float(getattr(owner, name.split(".")[-1]))
 
 
-def built(kind: str, values: Mapping[str, float]) -> Any:
+def built(kind: str, key: str, values: Mapping[str, float]) -> Any:
     stored: dict[str, dict[str, float]] = defaultdict(dict)
     plain = {}
     for name, value in values.items():
@@ -127,11 +127,14 @@ def built(kind: str, values: Mapping[str, float]) -> Any:
         else:
             plain[name] = value
     of_engine = Training if kind == "training" else Generating
+    plain |= FIXED.get((kind, key), {})
     return of_engine(**plain, stored={key: Stored(**each) for key, each in stored.items()})  # type: ignore[arg-type]
 
 
-def loss(kind: str, key: str, values: Mapping[str, float], rows: Sequence[Measured], starts: Mapping[str, float]) -> float:
-    known = learned_of(kind, key, built(kind, values))
+def loss(
+    kind: str, key: str, values: Mapping[str, float], rows: Sequence[Measured], starts: Mapping[str, float]
+) -> float:
+    known = learned_of(kind, key, built(kind, key, values))
     total = 0.0
     for row in rows:
         error = math.log(predicted_value(row.asked, known) / row.value)
@@ -147,11 +150,16 @@ def learned_of(kind: str, key: str, engine: Any) -> Learned:
 
 
 def fit(
-    kind: str, key: str, rows: Sequence[Measured], start: Mapping[str, float] | None = None, sweeps: int = 40
+    kind: str,
+    key: str,
+    rows: Sequence[Measured],
+    kin: Mapping[str, float],
+    start: Mapping[str, float] | None = None,
+    sweeps: int = 40,
 ) -> dict[str, float]:
     """Pattern search: each constant in turn by a factor that grows where it helped and shrinks where it did not."""
     names = names_of(kind, rows)
-    starts = {name: default_of(kind, name) for name in names}
+    starts = {name: kin.get(name, default_of(kind, name)) for name in names}
     values = {name: (start or {}).get(name, starts[name]) for name in names}
     steps = dict.fromkeys(names, 0.3)
     best = loss(kind, key, values, rows, starts)
@@ -172,12 +180,53 @@ def fit(
     return values
 
 
+LEAST_COMPUTE_SHARE = 0.35
+LEAST_ATTENTION_SHARE = 0.15
+FIXED = {("generating", "vllm 0.4"): {"eager_after_tokens": 8192.0}}
+"""Known without a measurement: vLLM 0.4's max_seq_len_to_capture."""
+
+
 def bounded(name: str, value: float) -> float:
+    if name in ("compute_share", "matmul_share"):
+        value = max(value, LEAST_COMPUTE_SHARE)
+    if name == "attention_share":
+        value = max(value, LEAST_ATTENTION_SHARE)
     if name.endswith("_share"):
         return min(value, LARGEST_SHARE)
     if name.endswith("_factor") and "." in name:
         return max(value, 0.25)
     return value
+
+
+KIN = {
+    "generating: transformers 4.3x": "generating: transformers 4.4x",
+    "generating: transformers": "generating: transformers 4.4x",
+    "generating: transformers 4.2x": "generating: transformers 4.3x",
+    "generating: vllm 0.4": "generating: vllm",
+    "generating: sglang": "generating: vllm",
+    "generating: autoawq": "generating: autoawq-gemv",
+    "training: transformers fused": "training: transformers",
+    "training: transformers fused-loss": "training: transformers fused",
+    "training: fsdp-qlora": "training: transformers",
+    "training: scattermoe": "training: transformers",
+    "training: torchtune-eager": "training: torchtune",
+    "training: llm-foundry-fp8": "training: llm-foundry",
+    "training: torchtitan": "training: llm-foundry",
+    "training: torchtitan-async": "training: torchtitan",
+    "training: torchtitan-fp8": "training: torchtitan",
+    "training: torchtitan-fp8-async": "training: torchtitan-fp8",
+    "training: torchtitan-rowwise": "training: torchtitan",
+    "training: torchtitan-rowwise-async": "training: torchtitan-rowwise",
+}
+"""Whose constants an engine's are pulled to, in place of the defaults."""
+
+
+def generation_of(group: tuple[str, str]) -> tuple[int, str]:
+    """Kin before those that learn from them."""
+    name, depth = f"{group[0]}: {group[1]}", 0
+    while name in KIN:
+        name, depth = KIN[name], depth + 1
+    return depth, f"{group[0]}: {group[1]}"
 
 
 def groups(rows: Iterable[Measured]) -> dict[tuple[str, str], list[Measured]]:
@@ -188,7 +237,7 @@ def groups(rows: Iterable[Measured]) -> dict[tuple[str, str], list[Measured]]:
 
 
 def errors(kind: str, key: str, values: Mapping[str, float], rows: Iterable[Measured]) -> list[float]:
-    known = learned_of(kind, key, built(kind, values))
+    known = learned_of(kind, key, built(kind, key, values))
     return [math.log(predicted_value(row.asked, known) / row.value) for row in rows]
 
 
@@ -198,20 +247,108 @@ def report(name: str, found: Sequence[float]) -> str:
     return f"{name}: {len(found)} rows, median {statistics.median(relative):.1%}, within 1.5x {within:.1%}"
 
 
+def spread_of(found: Sequence[float]) -> float:
+    """80 % of the measurements lie within this factor of the prediction."""
+    ordered = sorted(abs(error) for error in found)
+    return math.exp(ordered[min(len(ordered) - 1, math.ceil(0.8 * len(ordered)) - 1)])
+
+
+def held_out(
+    kind: str, key: str, rows: Sequence[Measured], kin: Mapping[str, float], values: Mapping[str, float]
+) -> list[tuple[Measured, float]]:
+    """Each model of each source predicted from the other rows of its engine; where there is no other, from defaults."""
+    found = []
+    for left_out in sorted({(row.source, row.model) for row in rows}):
+        others = [row for row in rows if (row.source, row.model) != left_out]
+        mine = [row for row in rows if (row.source, row.model) == left_out]
+        learnt = fit(kind, key, others, kin, start=values, sweeps=12) if others else dict(kin)
+        known = learned_of(kind, key, built(kind, key, learnt))
+        found += [(row, math.log(predicted_value(row.asked, known) / row.value)) for row in mine]
+    return found
+
+
+@dataclass(frozen=True)
+class Fitted:
+    kind: str
+    key: str
+    rows: list[Measured]
+    values: dict[str, float]
+    held_out: list[tuple[Measured, float]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}: {self.key}"
+
+
+def table(fitted: Sequence[Fitted]) -> dict[str, Any]:
+    counts: dict[str, int] = {}
+    spreads: dict[str, float] = {}
+    for one in fitted:
+        by_gpu: dict[str, list[float]] = defaultdict(list)
+        for row, error in one.held_out:
+            by_gpu[f"{one.name}: {row.asked.case.gpu.key}"].append(error)
+        whole = [error for _, error in one.held_out]
+        for name, found in {one.name: whole, **by_gpu}.items():
+            counts[name] = len(found)
+            # Few rows tell little of their spread: it is not below that of all rows of the engine, nor below 1.1.
+            floor = spread_of(whole) if len(found) < 20 else 1.1
+            spreads[name] = round(max(spread_of(found), floor, 1.1), 3)
+    return {
+        "generating": {one.key: asdict_rounded(one) for one in fitted if one.kind == "generating"},
+        "training": {one.key: asdict_rounded(one) for one in fitted if one.kind == "training"},
+        "reachable": REACHABLE,
+        "rows": counts,
+        "spread": spreads,
+    }
+
+
+def asdict_rounded(one: Fitted) -> dict[str, Any]:
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: rounded(each) for key, each in value.items()}
+        return float(f"{value:.4g}")
+
+    return dict(rounded(asdict(built(one.kind, one.key, one.values))))
+
+
+def print_rows(inside: Sequence[tuple[Measured, float]], outside: Sequence[tuple[Measured, float]]) -> None:
+    out = {id(row): error for row, error in outside}
+    for row, error in sorted(inside, key=lambda one: -abs(one[1])):
+        case = row.asked.case
+        work = case.workload
+        print(
+            f"  {error:+.2f} held out {out[id(row)]:+.2f} {row.model} {work.dtype} {work.quantise} {work.method}"
+            f" batch {work.batch} tokens {work.sequence_tokens} {case.gpu.key} x {case.strategy.gpus}"
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", type=Path)
     parser.add_argument("--write", action="store_true", help=f"to {FILE.name}")
     parser.add_argument("--only", default="", help="engines whose name has this")
+    parser.add_argument("--quick", action="store_true", help="no cross-validation")
+    parser.add_argument("--rows", action="store_true", help="each row's errors")
     chosen = parser.parse_args()
-    everything: list[float] = []
-    for (kind, key), rows in sorted(groups(measurements(chosen.csv)).items()):
+    fitted = []
+    known: dict[str, dict[str, float]] = {}
+    for (kind, key), rows in sorted(groups(measurements(chosen.csv)).items(), key=lambda one: generation_of(one[0])):
+        kin = known.get(KIN.get(f"{kind}: {key}", ""), {})
+        values = known[f"{kind}: {key}"] = fit(kind, key, rows, kin)
+        inside = list(zip(rows, errors(kind, key, values, rows), strict=True))
+        outside = (
+            inside if chosen.quick or chosen.only not in f"{kind} {key}" else held_out(kind, key, rows, kin, values)
+        )
+        fitted.append(Fitted(kind, key, rows, values, outside))
         if chosen.only in f"{kind} {key}":
-            values = fit(kind, key, rows)
-            found = errors(kind, key, values, rows)
-            everything += found
-            print(report(f"{kind} {key}", found), {name: round(value, 3) for name, value in values.items()}, flush=True)
-    print(report("all", everything))
+            print(report(f"{kind} {key}", [error for _, error in inside]))
+            print(report("    held out by model", [error for _, error in outside]), flush=True)
+        if chosen.rows and chosen.only in f"{kind} {key}":
+            print_rows(inside, outside)
+            print({name: round(value, 3) for name, value in values.items()})
+    print(report("all, held out by model", [error for one in fitted for _, error in one.held_out]))
+    if chosen.write:
+        FILE.write_text(json.dumps(table(fitted), indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -41,8 +41,12 @@ class Generating:
     """Of the memory's bandwidth, reading weights."""
     cache_passes: float = 2.0
     """Times that the key/value cache is moved for one token, at the bandwidth of the data sheet."""
-    cache_passes_per_group: float = 0.2
-    """The same once more for each query head that shares a key and value: where they are written out for each."""
+    expanded_gb_per_second: float = 2000.0
+    """Of the kernel in which one token attends to keys and values, counted for each query head, on any GPU."""
+    eager_layer_microseconds: float = 150.0
+    """Of the host for one layer, more, beyond `eager_after_tokens` of context."""
+    eager_after_tokens: float = 1e9
+    """Longest context that CUDA graphs are recorded for."""
     sequence_factor: float = 0.02
     """Time of the weights' products that each sequence of a batch beyond the first adds, as a share of the first's."""
     compute_share: float = 0.6

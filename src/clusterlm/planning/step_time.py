@@ -87,13 +87,13 @@ def token_seconds(case: Case, engine: Generating, context: float) -> Parts:
     speed = bandwidth(case.gpu)
     weights = work.weight_bytes(batch) / speed / engine.weight_share * (stored.bytes_factor if stored else 1)
     weights *= 1 + engine.sequence_factor * (batch - 1)
-    cache = (
-        work.cache_bytes(context, size, engine.cache_passes, engine.cache_passes_per_group) + 2 * work.recurrent_bytes
-    )
-    logits = work.vocabulary_size * SAMPLED_BYTES
-    seconds = (weights + batch * (cache + logits) / speed) / case.strategy.tensor_degree
+    cache = work.cache_elements(context) * size * engine.cache_passes / speed
+    cache += work.expanded_elements(context) * size / (engine.expanded_gb_per_second * 1e9)
+    others = (2 * work.recurrent_bytes + work.vocabulary_size * SAMPLED_BYTES) / speed
+    seconds = (weights + batch * (cache + others)) / case.strategy.tensor_degree
     seconds += streamed_seconds(case, engine, work)
-    return _with_host(case, engine, work, stored, seconds, batch)
+    eager = engine.eager_layer_microseconds if context > engine.eager_after_tokens else 0.0
+    return _with_host(case, engine, work, stored, seconds, batch, eager)
 
 
 def streamed_seconds(case: Case, engine: Generating, work: Work) -> float:
@@ -107,10 +107,17 @@ def streamed_seconds(case: Case, engine: Generating, work: Work) -> float:
 
 
 def _with_host(
-    case: Case, engine: Generating, work: Work, stored: Stored | None, seconds: float, tokens: float
+    case: Case,
+    engine: Generating,
+    work: Work,
+    stored: Stored | None,
+    seconds: float,
+    tokens: float,
+    more_for_each_layer: float = 0.0,
 ) -> Parts:
     host = engine.step_milliseconds * 1e-3
-    host += work.layers * (engine.layer_microseconds + (stored.layer_microseconds if stored else 0)) * 1e-6
+    each = engine.layer_microseconds + more_for_each_layer + (stored.layer_microseconds if stored else 0)
+    host += work.layers * each * 1e-6
     host += expert_visits(case, work) * engine.expert_microseconds * 1e-6
     parts = {"memory": seconds, "overhead": max(0.0, overlapped(host, seconds) - seconds)}
     degree = case.strategy.tensor_degree

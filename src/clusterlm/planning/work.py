@@ -97,14 +97,13 @@ class Work:
         visited = sum(one.layers * one.touched(tokens) * one.expert_bytes for one in self.mixtures)
         return self.dense_bytes + visited
 
-    def cache_bytes(self, tokens: float, size: float, per_pass: float, per_group: float) -> float:
-        """Moved for one sequence's next token: `per_pass` times the cache, and `per_group` times once more for each
-        query head that shares it."""
-        total = 0.0
-        for one in self.reads:
-            passes = per_pass + per_group * one.groups
-            total += one.layers * one.elements * one.seen(tokens) * size * passes
-        return total
+    def cache_elements(self, tokens: float) -> float:
+        """Keys and values of one sequence that its next token attends to."""
+        return sum(one.layers * one.elements * one.seen(tokens) for one in self.reads)
+
+    def expanded_elements(self, tokens: float) -> float:
+        """The same written out for each query head."""
+        return sum(one.layers * one.elements * one.seen(tokens) * one.groups for one in self.reads)
 
 
 _known: dict[tuple[int, str, str | None], tuple[ModelShape, Work]] = {}
