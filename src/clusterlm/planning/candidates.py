@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from clusterlm.errors import ClusterlmError
 from clusterlm.model.shape import ModelShape
@@ -20,8 +21,6 @@ from clusterlm.planning.settle import settle
 from clusterlm.planning.verdict import PREDICTION_ERROR
 from clusterlm.planning.ways import EFFORTS, Effort, Way, ways
 from clusterlm.planning.wishes import Wishes
-from clusterlm.planning.workload import Workload
-from clusterlm.strategy import Strategy
 
 LARGEST_GENERATION_BATCH = 256
 
@@ -31,13 +30,21 @@ class Candidate:
     """One way at one place; it fits."""
 
     place: Place
-    wishes: Wishes
-    """That settle to this case, every choice made."""
+    way: Way
+    asked: Wishes
+    """The user's."""
     case: Case
     amount: Amount
     duration: Duration
     tight: bool
     """It fits, but by less than a prediction may be wrong."""
+
+    @cached_property
+    def wishes(self) -> Wishes:
+        """Those that settle to this case: every choice made."""
+        chosen = self.way.asked(self.asked, self.place.node.gpus)
+        batch = self.case.workload.batch
+        return replace(chosen, micro_batch=batch) if self.case.workload.trains else replace(chosen, batch=batch)
 
     @cached_property
     def allocated_gpus(self) -> int:
@@ -93,7 +100,9 @@ class Search:
     """All ways of one model; footprints that were counted are kept, so that the next cluster costs less."""
 
     shape: ModelShape
-    footprints: dict[tuple[Workload, Strategy, str], Footprint] = field(default_factory=dict)
+    footprints: dict[tuple[Any, ...], Footprint] = field(default_factory=dict)
+    sized: dict[tuple[Any, ...], Case | str] = field(default_factory=dict)
+    """One copy of the model on one kind of GPU; the reason where it cannot be."""
 
     def run(
         self, where: Sequence[Place], wishes: Wishes, efforts: Sequence[Effort] = EFFORTS
@@ -123,24 +132,41 @@ class Search:
 
     def _tried(self, way: Way, able: list[Place], wishes: Wishes) -> list[Candidate] | Rejected:
         """At all of these places, whose nodes are equal."""
-        asked = way.asked(wishes, able[0])
-        try:
-            case = settle(self.shape, able[0].gpu, asked)
-        except ClusterlmError as refusal:
-            return Rejected(able[0], way, None, refusal.problem)
-        sized = self._sized(case, wishes)
-        return self._lacking(sized, able[0], way) or self._candidates(sized, asked, able, wishes)
+        place = able[0]
+        sized = self._sized(way.one_copy, place, wishes, _most_at_once(way, wishes))
+        if isinstance(sized, str):
+            return Rejected(place, way, None, sized)
+        case = sized if way.copies is None and way.gpus == sized.strategy.gpus else sized.with_gpus(way.gpus)
+        lacking = self._lacking(case, place, way)
+        if lacking:
+            return lacking
+        amount, speed = amount_of(case, wishes), speed_of(case, place)
+        tight = not self._fits(case, PREDICTION_ERROR)
+        durations = ((one, duration_of(speed, amount, one.partition.limit_seconds)) for one in able)
+        return [Candidate(one, way, wishes, case, amount, duration, tight) for one, duration in durations]
 
-    def _sized(self, case: Case, wishes: Wishes) -> Case:
-        """With the largest batch that fits comfortably; else with the smallest there is, which may not fit at all."""
-        sizes = [case.with_batch(batch) for batch in _batches(case, wishes)]
-        largest, smallest = sizes[0], sizes[-1]
+    def _sized(self, way: Way, place: Place, wishes: Wishes, most_at_once: int) -> Case | str:
+        """With the largest batch that fits comfortably, else the smallest; or the reason why there is no such run."""
+        key = (way, place.gpu.key, place.node.gpus, wishes, most_at_once)
+        if key not in self.sized:
+            try:
+                case = settle(self.shape, place.gpu, way.asked(wishes, place.node.gpus))
+                self.sized[key] = self._with_batch(case, _batches(case, wishes, most_at_once))
+            except ClusterlmError as refusal:
+                self.sized[key] = refusal.problem
+        return self.sized[key]
+
+    def _with_batch(self, case: Case, batches: list[int]) -> Case:
+        def fits(batch: int) -> bool:
+            return self._fits(case.with_batch(batch), PREDICTION_ERROR)
+
         # The largest accumulates no gradients, so that it may need less than the others.
-        if self._fits(largest, PREDICTION_ERROR):
-            return largest
-        if self._fits(smallest, PREDICTION_ERROR):
-            return first_that_fits(sizes[1:-1], lambda one: self._fits(one, PREDICTION_ERROR)) or smallest
-        return min((largest, smallest), key=lambda one: self.footprint(one).needed)
+        if fits(batches[0]):
+            return case.with_batch(batches[0])
+        if fits(batches[-1]):
+            return case.with_batch(first_that_fits(batches[1:-1], fits) or batches[-1])
+        ends = (case.with_batch(batches[0]), case.with_batch(batches[-1]))
+        return min(ends, key=lambda one: self.footprint(one).needed)
 
     def _lacking(self, case: Case, place: Place, way: Way) -> Rejected | None:
         found, available = self.footprint(case), available_bytes(case)
@@ -154,23 +180,15 @@ class Search:
             return Rejected(place, way, case, largest.name, needed, room, on_host=True)
         return None
 
-    def _candidates(self, case: Case, asked: Wishes, able: list[Place], wishes: Wishes) -> list[Candidate]:
-        batch = case.workload.batch
-        chosen = replace(asked, micro_batch=batch) if case.workload.trains else replace(asked, batch=batch)
-        amount = amount_of(case, wishes)
-        speed = speed_of(case, able[0])
-        tight = not self._fits(case, PREDICTION_ERROR)
-        return [
-            Candidate(place, chosen, case, amount, duration_of(speed, amount, place.partition.limit_seconds), tight)
-            for place in able
-        ]
-
     def _fits(self, case: Case, reserve: float) -> bool:
         return self.footprint(case).needed * (1 + reserve) <= available_bytes(case)
 
     def footprint(self, case: Case) -> Footprint:
-        """Of copies that do not train the GPUs of one decide."""
-        key = (case.workload, case.one_copy, case.gpu.key)
+        """Where the model is cut decides, and in training the number of GPUs."""
+        strategy, workload = case.strategy, case.workload
+        gpus = strategy.gpus if workload.trains else 0
+        cut = (strategy.tensor_degree, strategy.pipeline_degree, strategy.sharding, strategy.offload)
+        key = (workload, gpus, *cut, case.gpu.key)
         if key not in self.footprints:
             self.footprints[key] = case.on_gpu
         return self.footprints[key]
@@ -191,14 +209,15 @@ def _gpu_counts(place: Place, wishes: Wishes) -> tuple[int, ...]:
     return place.gpu_counts
 
 
-def _batches(case: Case, wishes: Wishes) -> list[int]:
+def _most_at_once(way: Way, wishes: Wishes) -> int:
+    """Sequences of one copy that generates: no more than its share of the records."""
+    share = wishes.records // way.count_of_copies if wishes.records else LARGEST_GENERATION_BATCH
+    return max(1, min(LARGEST_GENERATION_BATCH, share))
+
+
+def _batches(case: Case, wishes: Wishes, most_at_once: int) -> list[int]:
     """Sequences at once on a GPU that may be tried, the most first."""
     if case.workload.trains:
         whole = case.workload.batch * case.accumulation_steps
         return [wishes.micro_batch] if wishes.micro_batch else [n for n in range(whole, 0, -1) if whole % n == 0]
-    if wishes.batch:
-        return [wishes.batch]
-    most = LARGEST_GENERATION_BATCH
-    if wishes.records:
-        most = min(most, max(1, wishes.records // case.strategy.data_degree))
-    return [1 << power for power in reversed(range(most.bit_length()))]
+    return [wishes.batch] if wishes.batch else [1 << power for power in reversed(range(most_at_once.bit_length()))]

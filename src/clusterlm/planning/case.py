@@ -42,6 +42,10 @@ class Case:
         workload = replace(self.workload, batch=batch, accumulation=steps > 1)
         return replace(self, workload=workload, accumulation_steps=steps)
 
+    def with_gpus(self, gpus: int) -> Case:
+        """More copies that do not train."""
+        return replace(self, strategy=replace(self.strategy, gpus=gpus))
+
     @property
     def tokens_each(self) -> int:
         """Of a sequence when it is complete."""

@@ -163,16 +163,17 @@ def _fitting_batch(case: Case) -> Case | None:
     """The same global batch in the largest micro-batches that fit; generation has no global batch to keep."""
     whole = case.workload.batch * case.accumulation_steps
     divides = [n for n in range(case.workload.batch - 1, 0, -1) if not case.workload.trains or whole % n == 0]
-    return first_that_fits([case.with_batch(n) for n in divides], fits)
+    batch = first_that_fits(divides, lambda n: fits(case.with_batch(n)))
+    return None if batch is None else case.with_batch(batch)
 
 
-def first_that_fits(cases: Sequence[Case], fits: Callable[[Case], bool]) -> Case | None:
-    """Of cases that need less and less: by halving, as each one costs a footprint."""
-    low, high = 0, len(cases)
+def first_that_fits(batches: Sequence[int], fits: Callable[[int], bool]) -> int | None:
+    """Of batches that need less and less: by halving, as each one costs a footprint."""
+    low, high = 0, len(batches)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(cases[middle]) else (middle + 1, high)
-    return cases[low] if low < len(cases) else None
+        low, high = (low, middle) if fits(batches[middle]) else (middle + 1, high)
+    return batches[low] if low < len(batches) else None
 
 
 def largest_batch(case: Case) -> int:

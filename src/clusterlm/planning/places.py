@@ -12,8 +12,8 @@ from clusterlm.planning.speed import Links, usual_links
 from clusterlm.planning.wishes import Wishes
 
 ANY_GPU = "any"
-NODE_COUNTS = tuple(sorted(2**power * odd for power in range(14) for odd in (1, 3)))
-"""1, 2, 3, 4, 6, 8, 12, 16 ...: numbers of whole nodes that are tried."""
+NODE_COUNTS = tuple(2**power for power in range(11))
+"""Numbers of whole nodes that are tried."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Place:
         limits = [self.partition.max_nodes, self.node.count]
         if self.partition.max_gpus:
             limits.append(max(1, self.partition.max_gpus // self.node.gpus))
-        return min((limit for limit in limits if limit), default=1)
+        return min((limit for limit in limits if limit), default=NODE_COUNTS[-1])
 
     def allows(self, wanted: int) -> bool:
         """Whether a job may have so many, whole nodes where it has several."""

@@ -73,9 +73,9 @@ def plan(search: Search, cluster: Cluster, wishes: Wishes) -> Plan:
 def ranking(prefer: str, candidates: list[Candidate]) -> Callable[[Candidate], tuple[Any, ...]]:
     """Comfortable before tight, one job before a chain of them; then what was preferred; then the simpler way.
 
-    cheapest: billing units, or GPU-hours where a price is not known; of equal prices the fewest nodes, which wait less.
-    fastest: the time of the run. soonest: the fewest nodes, then those kept for short jobs, then the time of the run: no
-    queue is asked.
+    cheapest: billing units, or GPU-hours where a price is not known; of equal prices the fewest nodes: they wait less.
+    fastest: the time of the run. soonest: the fewest nodes, then those kept for short jobs, then the time of the run;
+    no queue is asked.
     """
     priced = all(one.billing_units is not None for one in candidates)
 
@@ -91,7 +91,7 @@ def ranking(prefer: str, candidates: list[Candidate]) -> Callable[[Candidate], t
             "fastest": (_step(seconds), _step(price(one))),
             "soonest": (one.nodes, not is_short(one), _step(seconds), _step(price(one))),
         }
-        simplicity = SIMPLEST_FIRST.index(one.wishes.strategy or "single")
+        simplicity = SIMPLEST_FIRST.index(one.way.strategy)
         offloads = one.case.strategy.offload != "none"
         simpler = (one.case.strategy.gpus, offloads, simplicity, price(one), seconds)
         return (one.tight, one.duration.jobs > 1, *wanted[prefer], *simpler, order.index(one.place.partition_name))

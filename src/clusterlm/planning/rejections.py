@@ -22,7 +22,7 @@ class Rejection:
 
 def rejections(rejected: Sequence[Rejected], ranked: Sequence[Candidate]) -> tuple[Rejection, ...]:
     """Of ways that differ in checkpointing alone the one that comes nearest; none where the other one fits."""
-    fitting = {(one.place.node_name, one.wishes.strategy, one.case.strategy.gpus, one.wishes.copies) for one in ranked}
+    fitting = {(one.place.node_name, one.way.strategy, one.case.strategy.gpus, one.way.copies) for one in ranked}
     nearest: dict[tuple[str, str, int, int | None, str | None], Rejected] = {}
     for one in sorted(rejected, key=lambda one: (not one.on_host, one.excess)):
         way = one.way
@@ -45,5 +45,5 @@ def _together(group: Sequence[Rejected], ranked: Sequence[Candidate]) -> Rejecti
 def _nearest(miss: Rejected, ranked: Sequence[Candidate]) -> Candidate | None:
     """On these nodes: the same strategy where it fits on other numbers of GPUs, else another; on the fewest GPUs."""
     here = [one for one in ranked if one.place.node_name == miss.place.node_name]
-    same = [one for one in here if one.wishes.strategy == miss.way.strategy]
+    same = [one for one in here if one.way.strategy == miss.way.strategy]
     return min(same or here, key=lambda one: one.case.strategy.gpus, default=None)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from clusterlm.planning.places import Place
 from clusterlm.planning.settle import usual_cut
 from clusterlm.planning.wishes import Wishes
 
@@ -27,16 +26,30 @@ MOST_NODES_OF_A_COPY = 16
 class Way:
     gpus: int
     strategy: str
+    trains: bool = False
     copies: int | None = None
     offload: str | None = None
     gradient_checkpointing: bool | None = None
 
-    def asked(self, wishes: Wishes, place: Place) -> Wishes:
+    @property
+    def count_of_copies(self) -> int:
+        """Of a model that does not train."""
+        return self.copies or (self.gpus if self.strategy == "ddp" else 1)
+
+    @property
+    def one_copy(self) -> Way:
+        """All that memory depends on: copies that do not train know nothing of each other."""
+        if self.trains or self.count_of_copies == 1:
+            return self
+        each = self.gpus // self.count_of_copies
+        return replace(self, gpus=each, strategy="single" if each == 1 else self.strategy, copies=None)
+
+    def asked(self, wishes: Wishes, gpus_per_node: int) -> Wishes:
         """`wishes`, with all that this way decides."""
         return replace(
             wishes,
             gpus=self.gpus,
-            gpus_per_node=place.node.gpus,
+            gpus_per_node=gpus_per_node,
             strategy=self.strategy,
             copies=self.copies,
             offload=self.offload or wishes.offload,
@@ -50,7 +63,7 @@ class Way:
         return 1 if self.strategy in ("tensor", "pipeline") else self.gpus
 
     def _batch(self, wishes: Wishes) -> int | None:
-        if wishes.batch or wishes.asked_task != "train":
+        if wishes.batch or not self.trains:
             return wishes.batch
         at_once = self.data_degree * (wishes.micro_batch or 1)
         return -(-BATCH_SEQUENCES // at_once) * at_once
@@ -87,7 +100,7 @@ def _training(gpus: int, wishes: Wishes) -> Iterator[Way]:
     for strategy in (wishes.strategy,) if wishes.strategy else usual:
         if (strategy == "single") == (gpus == 1) or wishes.gpus or wishes.nodes:
             for checkpointing in settings:
-                yield Way(gpus, strategy, gradient_checkpointing=checkpointing)
+                yield Way(gpus, strategy, trains=True, gradient_checkpointing=checkpointing)
 
 
 def _copies(gpus: int, node_gpus: int, wishes: Wishes) -> Iterator[Way]:
@@ -98,7 +111,7 @@ def _copies(gpus: int, node_gpus: int, wishes: Wishes) -> Iterator[Way]:
         strategy = cut if each > 1 else "single" if gpus == 1 else "ddp"
         asked_for = wishes.strategy in (None, strategy) and wishes.copies in (None, copies)
         if asked_for and copies <= (wishes.records or copies):
-            yield Way(gpus, strategy, copies if each > 1 and copies > 1 else None)
+            yield Way(gpus, strategy, copies=copies if each > 1 and copies > 1 else None)
 
 
 def _gpus_of_a_copy(gpus: int, node_gpus: int, wishes: Wishes) -> Iterator[int]:
