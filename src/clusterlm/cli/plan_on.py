@@ -81,7 +81,7 @@ def _verdict(found: Plan) -> Verdict:
         return judge(found.best.case, found.best.wishes)
     closest = found.closest
     assert closest is not None and closest.case is not None
-    return judge(closest.case, closest.way.asked(found.wishes, closest.place))
+    return judge(closest.case, closest.way.asked(found.wishes, closest.place.node.gpus))
 
 
 def _traced(model: str, found: Plan, verdict: Verdict) -> Trace:
@@ -122,5 +122,6 @@ def _print_next(found: Plan, verdict: Verdict, model: str, on: str) -> None:
     if text := next_step(found, model, on):
         click.echo()
         click.echo(text)
-    for note in notes(found, verdict):
-        click.echo(f"note: {note}")
+    if said := notes(found, verdict):
+        click.echo()
+        click.echo("\n".join(f"note: {note}" for note in said))

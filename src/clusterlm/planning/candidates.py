@@ -184,11 +184,11 @@ class Search:
         return self.footprint(case).needed * (1 + reserve) <= available_bytes(case)
 
     def footprint(self, case: Case) -> Footprint:
-        """Where the model is cut decides, and in training the number of GPUs."""
+        """Where the model is cut decides, in training the number of GPUs, and of the card what its kernels need."""
         strategy, workload = case.strategy, case.workload
         gpus = strategy.gpus if workload.trains else 0
         cut = (strategy.tensor_degree, strategy.pipeline_degree, strategy.sharding, strategy.offload)
-        key = (workload, gpus, *cut, case.gpu.key)
+        key = (workload, gpus, *cut, case.gpu.compute_capability, case.gpu.vendor)
         if key not in self.footprints:
             self.footprints[key] = case.on_gpu
         return self.footprints[key]

@@ -19,8 +19,8 @@ from clusterlm.planning.workload import Workload
 class Stored:
     """What quantised matrices add to an engine's own constants."""
 
-    layer_microseconds: float = 50.0
-    """More launches for each layer."""
+    matrix_microseconds: float = 10.0
+    """Of the host for each matrix, more."""
     bytes_factor: float = 1.3
     """Time to read a byte of a weight, compared with the engine's 16-bit matrices."""
     compute_factor: float = 1.1
@@ -35,7 +35,7 @@ class Generating:
     """Of the host for one forward pass, whatever the model: sampling, stopping, scheduling."""
     layer_microseconds: float = 300.0
     """Of the host for one layer: Python and the launch of its kernels."""
-    expert_microseconds: float = 1.0
+    expert_microseconds: float = 2.0
     """Of the host for each expert of each layer: large where they are visited one by one."""
     weight_share: float = 0.75
     """Of the memory's bandwidth, reading weights."""
@@ -102,6 +102,7 @@ def stored_constants(engine: Generating | Training, stored: str, *, experts: boo
     if not stored:
         return None
     known = engine.stored
+    # Where experts are not visited one by one, a kernel of its own serves the quantised ones.
     if experts and f"{stored}-experts" in known:
         return known[f"{stored}-experts"]
     return known.get(stored) or known.get("other") or NO_STORED
@@ -110,6 +111,8 @@ def stored_constants(engine: Generating | Training, stored: str, *, experts: boo
 def generating_key(workload: Workload) -> str:
     software = workload.software
     if software.engine == "transformers":
+        if (4, 48) <= software.version < (5,) and workload.quantise == "awq-int4":
+            return "transformers, fused AWQ"
         for before, key in (
             ((4, 30), "transformers 4.2x"),
             ((4, 39), "transformers 4.3x"),

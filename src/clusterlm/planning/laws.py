@@ -168,7 +168,7 @@ def moments(law: Law, shape: ModelShape, step: Step, phases: tuple[str, ...]) ->
             place_of = "layer"
             rises = _rises_of_layers(region["layers"], shape, sizes_of, backward=backward)
         else:
-            place_of, rises = region["event"], [(_rise(region, outside, backward=backward), range(1))]
+            place_of, rises = region["event"], iter([(_rise(region, outside, backward=backward), range(1))])
         for rise, layers in rises:
             left_out = max(0, len(layers) - 2 * WALKED)
             for number in (*layers[:WALKED], *layers[WALKED + left_out :]):

@@ -13,7 +13,7 @@ from clusterlm.planning.weights import element_bytes
 from clusterlm.planning.work import Work, work_of
 
 Parts = dict[str, float]
-SHARPNESS = 4.0
+SHARPNESS = 2.5
 """Of the overlap: of two equal parts 19 % of one shows beside the other."""
 BLOCK_PASSES = 24.0
 """Times that one layer's forward pass moves its hidden states beside the products: norms, residuals, casts."""
@@ -21,6 +21,10 @@ MLP_PASSES = 6.0
 """The same of the MLP's width: activation and gate."""
 SAMPLED_BYTES = 16.0
 """Bytes moved for each logit of a token that is sampled: the cast to float32 and the passes of the sampler."""
+EXPERT_MATRICES = 3
+"""Gate, up and down."""
+GROUPED_MICROSECONDS = 10.0
+"""An engine that needs less for each expert does not visit them one by one."""
 RESIDENT_SHARE = 0.6
 """Of the GPU's memory, for weights of a model that does not fit whole; the rest is cache and working memory."""
 DISK_GB_PER_SECOND = 3.0
@@ -116,9 +120,11 @@ def _with_host(
     more_for_each_layer: float = 0.0,
 ) -> Parts:
     host = engine.step_milliseconds * 1e-3
-    each = engine.layer_microseconds + more_for_each_layer + (stored.layer_microseconds if stored else 0)
-    host += work.layers * each * 1e-6
-    host += expert_visits(case, work) * engine.expert_microseconds * 1e-6
+    host += work.layers * (engine.layer_microseconds + more_for_each_layer) * 1e-6
+    visits = expert_visits(case, work) if engine.expert_microseconds > GROUPED_MICROSECONDS else 0
+    host += visits * engine.expert_microseconds * 1e-6
+    if stored:
+        host += (work.matrices + EXPERT_MATRICES * visits) * stored.matrix_microseconds * 1e-6
     parts = {"memory": seconds, "overhead": max(0.0, overlapped(host, seconds) - seconds)}
     degree = case.strategy.tensor_degree
     if degree > 1:

@@ -78,7 +78,7 @@ def _micro_batch(case: Case, trainer: Training, work: Work, learned: Learned) ->
     products += attention / (peak_flops(case, learned) * trainer.attention_share)
     seconds = (products + _elementwise_seconds(case, trainer, work, 3 + again)) / cut
     host = trainer.step_milliseconds * 1e-3
-    each = work.layers * (trainer.layer_microseconds + (stored.layer_microseconds if stored else 0))
+    each = work.layers * trainer.layer_microseconds + (work.matrices * stored.matrix_microseconds if stored else 0)
     host += (each + expert_visits(case, work) * trainer.expert_microseconds) * (2.5 + again) * 1e-6
     overhead = overlapped(host, seconds) - seconds
     return {"compute": products / cut, "memory": seconds - products / cut, "overhead": overhead}

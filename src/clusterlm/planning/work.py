@@ -62,6 +62,8 @@ class Work:
     all_bytes: float
     mixtures: tuple[Mixture, ...]
     reads: tuple[Reads, ...]
+    matrices: int
+    """Of all layers, without experts."""
     recurrent_bytes: float
     """State of one sequence in all recurrent layers."""
     stored: str
@@ -157,6 +159,9 @@ def _count(shape: ModelShape, dtype: str, quantise: str | None) -> Work:
         all_bytes=all_bytes,
         mixtures=mixtures,
         reads=_reads(shape),
+        matrices=sum(
+            count * sum(one.copies == 1 for one in layer.linears) for layer, count in shape.counted_all_layers
+        ),
         recurrent_bytes=size
         * sum(
             count * layer.mixer.state_elements

@@ -18,6 +18,7 @@ from clusterlm.report.choice_words import (
     interval,
     price,
     units,
+    way_and_place,
     way_not_possible,
     way_of,
     where,
@@ -28,6 +29,8 @@ from clusterlm.report.plan import asked_rows, gib, items_of_peak, memory_tables,
 from clusterlm.report.table import aligned, bar
 
 MOST_REJECTIONS = 10
+SEEN = 0.005
+"""Parts of a step below this share are left out."""
 
 
 def choice_headline(plan: Plan) -> str:
@@ -37,11 +40,11 @@ def choice_headline(plan: Plan) -> str:
         return _nothing_fits(plan)
     case, gpus = best.case, best.case.strategy.gpus
     fits = "Fits, but by less than the 5 % that a prediction may be wrong" if best.tight else "Fits"
-    place = where(best.place, gpus, named=several_kinds(plan))
+    way = way_and_place(best, named=several_kinds(plan))
     each = " each" if gpus > 1 else ""
     needs = f"{gib(best.needed)} of {gib(available_bytes(case))} GiB{each}"
     time = f"about {about(best.duration.middle)}" + (f" for {amount(best.amount)}" if best.amount.assumed else "")
-    return f"{fits}: {work(case)}, {way_of(best)} on {place}, {needs}, {time}, {price(best)}"
+    return f"{fits}: {work(case)}, {way}, {needs}, {time}, {price(best)}"
 
 
 def _nothing_fits(plan: Plan) -> str:
@@ -57,10 +60,8 @@ def _nothing_fits(plan: Plan) -> str:
     if not plan.remedies:
         return f"{text}. Nothing that was tried fits."
     first = plan.remedies[0]
-    on = where(first.candidate.place, first.candidate.case.strategy.gpus, named=several_kinds(plan))
-    return (
-        f"{text}; it would fit with {first.words}: {gib(first.candidate.needed)} GiB, {way_of(first.candidate)} on {on}"
-    )
+    way = way_and_place(first.candidate, named=several_kinds(plan))
+    return f"{text}; it would fit with {first.words}: {gib(first.candidate.needed)} GiB, {way}"
 
 
 def several_kinds(plan: Plan) -> bool:
@@ -92,14 +93,15 @@ def choice_text(plan: Plan, verdict: Verdict, *, explain: bool, whole: bool) -> 
 
 def _asked(plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
     case, cluster = verdict.case, plan.cluster
-    rows = [("model", model_line(case.shape)), ("", parts_line(case.shape)), *asked_rows(case)]
+    unit = (plan.best or plan.closest or plan.candidates[0]).place.node.unit
+    rows = [("model", model_line(case.shape)), ("", parts_line(case.shape)), *asked_rows(case, unit)]
     if plan.best:
         rows.append(("work", _work_to_do(plan.best)))
     site = f", {cluster.site}" if cluster.site else ""
     others = " or ".join(name for name in PREFERENCES if name != plan.prefer)
     rows.append(("cluster", f"{cluster.title}{site}"))
     if len(plan.candidates) > 1:
-        rows.append(("wanted", f"{_preference(plan)}; or --prefer {others}"))
+        rows.append(("wanted", f"{_preference(plan)}; else --prefer {others}"))
     return rows
 
 
@@ -123,9 +125,9 @@ def _preference(plan: Plan) -> str:
     means = {
         "cheapest": f"fewest {price_of}",
         "fastest": "least time",
-        "soonest": "fewest nodes, short jobs first; no queue was asked",
+        "soonest": "fewest nodes, short jobs first, as no queue was asked",
     }
-    return f"{plan.prefer}: {means[plan.prefer]}"
+    return f"{plan.prefer}, {means[plan.prefer]}"
 
 
 def _remedies(plan: Plan) -> str:
@@ -133,7 +135,7 @@ def _remedies(plan: Plan) -> str:
         (
             remedy.words,
             gib(remedy.candidate.needed),
-            f"{way_of(remedy.candidate)} on {_where(plan, remedy.candidate)}",
+            way_and_place(remedy.candidate, named=several_kinds(plan)),
             remedy.flags,
         )
         for remedy in plan.remedies
@@ -160,7 +162,7 @@ def _time(best: Candidate) -> str:
     seconds = pace.step_seconds
     rows = [("TIME", "", ""), ("loading, each job" if duration.jobs > 1 else "loading", about(duration.load), "")]
     rows.append((_step_name(best.case), about(seconds), ""))
-    rows += [(f"  {name}", about(part), bar(part, seconds)) for name, part in pace.parts if part]
+    rows += [(f"  {name}", about(part), bar(part, seconds)) for name, part in pace.parts if part > SEEN * seconds]
     speed = f"{pace.tokens_per_second:,.0f} {_tokens_name(best.case)} a second"
     rows.append(("in all", about(duration.middle), speed))
     reached = f"8 of 10 such predictions hold within a factor of {pace.spread:.2g}: {interval(duration)}"
@@ -178,7 +180,10 @@ def _tokens_name(case: Case) -> str:
 
 
 def _rejected(plan: Plan, *, whole: bool) -> str:
-    lines = [_rejection(plan, one) for one in plan.rejected]
+    groups: dict[tuple[str, ...], list[Rejection]] = {}
+    for one in plan.rejected:
+        groups.setdefault(_why(plan, one), []).append(one)
+    lines = [_rejection(plan, why, group) for why, group in groups.items()]
     if not lines:
         return ""
     shown = lines if whole else lines[:MOST_REJECTIONS]
@@ -186,20 +191,25 @@ def _rejected(plan: Plan, *, whole: bool) -> str:
     return "\n".join(["WHAT CANNOT BE", *shown, *left])
 
 
-def _rejection(plan: Plan, rejection: Rejection) -> str:
-    """'DDP on 2 to 64 GCDs: weights make 141.9 of 64.0 GiB; FSDP on 4 GCDs fits'."""
-    miss, named = rejection.nearest_miss, several_kinds(plan)
-    trains = plan.wishes.asked_task == "train"
-    fewest, most = rejection.fewest_gpus, rejection.most_gpus
-    sizes = gpus_of(miss.place, most, named=named)
+def _why(plan: Plan, rejection: Rejection) -> tuple[str, ...]:
+    """Rejections that agree in all of these are one line: a whole copy on one GPU, and on each of several."""
+    miss, instead = rejection.nearest_miss, rejection.instead
+    words = way_not_possible(miss, trains=plan.wishes.asked_task == "train")
+    fits = ""
+    if instead:
+        on = gpus_of(instead.place, instead.case.strategy.gpus, named=several_kinds(plan))
+        fits = f"; {way_of(instead)} on {on} fits" if instead.case.strategy.gpus > 1 else f"; {on} fits"
+    return miss.place.node_name, words, _why_not(miss), fits
+
+
+def _rejection(plan: Plan, why: tuple[str, ...], group: list[Rejection]) -> str:
+    """'DDP on 2 to 64 GCDs: 141.9 of 64.0 GiB, most of it weights; FSDP on 4 GCDs fits'."""
+    _, words, why_not, fits = why
+    fewest, most = min(one.fewest_gpus for one in group), max(one.most_gpus for one in group)
+    sizes = gpus_of(group[0].nearest_miss.place, most, named=several_kinds(plan))
     if fewest != most:
         sizes = f"{fewest:,} to {sizes}"
-    text = f"{way_not_possible(miss, trains=trains)} on {sizes}: {_why_not(miss)}"
-    instead = rejection.instead
-    if instead is None:
-        return text
-    on = gpus_of(instead.place, instead.case.strategy.gpus, named=named)
-    return f"{text}; {way_of(instead)} on {on} fits"
+    return f"{words} on {sizes}: {why_not}{fits}"
 
 
 def _why_not(miss: Rejected) -> str:
@@ -219,20 +229,20 @@ def _cost_of_pins(plan: Plan) -> str:
         lines.append(f"{text}{best.place.partition_name} gives whole nodes of {best.place.node.gpus}")
     if best and free:
         choices = ", ".join(f"{flag(name)} {_flag_value(plan, name)}".strip() for name in pinned(plan.wishes))
-        better = f"{way_of(free)} on {_where(plan, free)}: about {about(free.duration.middle)}, {price(free)}"
+        better = f"{way_and_place(free, named=several_kinds(plan))}: about {about(free.duration.middle)}, {price(free)}"
         lines.append(f"your choices ({choices}) {_what_they_cost(best, free, plan.prefer)}; without them: {better}")
-    return "\n".join(f"note: {line}" for line in lines)
+    return "\n".join(lines)
 
 
 def _what_they_cost(best: Candidate, free: Candidate, prefer: str) -> str:
     """By the preference first; a choice may also cost comfort alone."""
-    dearer, slower = _price(best) / _price(free) - 1, best.duration.middle / free.duration.middle - 1
-    costs = (
-        [("more", dearer), ("more time", slower)] if prefer == "cheapest" else [("more time", slower), ("more", dearer)]
-    )
-    for word, share in costs:
+    billing = best.place.cluster.billing
+    unit = f"{best.place.node.unit}-hours" if billing is None or best.billing_units is None else billing_unit(billing)
+    dearer = (_price(best) / _price(free) - 1, "cost", f"more {unit}")
+    slower = (best.duration.middle / free.duration.middle - 1, "take", "longer")
+    for share, verb, word in (dearer, slower) if prefer == "cheapest" else (slower, dearer):
         if share > EQUAL:
-            return f"cost {100 * share:.0f} % {word}"
+            return f"{verb} {100 * share:.0f} % {word}"
     if best.tight and not free.tight:
         return "leave less room than a prediction may be wrong"
     if best.duration.jobs > free.duration.jobs:
@@ -247,7 +257,3 @@ def _price(one: Candidate) -> float:
 def _flag_value(plan: Plan, name: str) -> str:
     value = getattr(plan.wishes, name)
     return "" if isinstance(value, bool) else str(value)
-
-
-def _where(plan: Plan, one: Candidate) -> str:
-    return where(one.place, one.case.strategy.gpus, named=several_kinds(plan))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from clusterlm.cluster import Cluster
 from clusterlm.cluster.profile import Sourced
@@ -18,7 +18,6 @@ NODE_FACTS = {
     "count": "the number of nodes",
     "cores_per_gpu": "cores for each GPU",
     "cores": "cores of a node",
-    "cpus": "CPUs of a node",
     "host_memory_gib": "RAM of a node",
     "host_memory_per_gpu_gib": "RAM for each GPU",
     "constraint": "--constraint",
@@ -65,24 +64,22 @@ def _of_place(best: Candidate) -> Iterator[str]:
         yield "compute nodes reach no network: fetch the model and the data before"
     elif cluster.access.internet is None and cluster.slurm:
         yield "whether compute nodes reach the network is not known: better fetch the model and the data before"
-    if unchecked := list(unverified(place)):
-        yield f"no source that was read confirms {_listed(unchecked)}: clusterlm clusters show {cluster.name}"
+    if unchecked := unverified(place):
+        yield f"no source that was read confirms {'; '.join(unchecked)} (clusterlm clusters show {cluster.name})"
 
 
-def unverified(place: Place) -> Iterator[str]:
-    """Facts of the profile that this plan rests on, and that were not seen in a source."""
+def unverified(place: Place) -> list[str]:
+    """Facts of the profile that this plan rests on, and that were not seen in a source; those of a table together."""
     cluster = place.cluster
-    yield from _facts(place.node, NODE_FACTS)
-    yield from (f"{fact} of {place.partition_name}" for fact in _facts(place.partition, PARTITION_FACTS))
-    if cluster.slurm:
-        yield from _facts(cluster.request, REQUEST_FACTS)
-    if cluster.billing and place.node.billing_units_per_gpu_hour is not None:
-        yield from _facts(cluster.billing, BILLING_FACTS)
-
-
-def _facts(table: Sourced, words: dict[str, str]) -> Iterable[str]:
-    return [words[name] for name in table.unverified if name in words]
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    priced = cluster.billing if place.node.billing_units_per_gpu_hour is not None else None
+    tables: list[tuple[str, Sourced | None, dict[str, str]]] = [
+        ("", place.node, NODE_FACTS),
+        (f"of partition {place.partition_name} ", place.partition, PARTITION_FACTS),
+        ("", cluster.request if cluster.slurm else None, REQUEST_FACTS),
+        ("", priced, BILLING_FACTS),
+    ]
+    return [
+        of + ", ".join(found)
+        for of, table, words in tables
+        if table and (found := [words[name] for name in table.unverified if name in words])
+    ]

@@ -14,6 +14,8 @@ from clusterlm.report.table import aligned
 
 MOST_ROWS = 8
 WIDEST_PARTITIONS = 24
+PRICE = 8
+"""Column of the site's own price."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,22 @@ def table_of_ways(plan: Plan, *, whole: bool) -> str:
     kinds = {row.candidate.place.gpu.key for row in rows}
     priced = any(billed(row.candidate) for row in rows)
     unit = plan.candidates[0].place.node.unit.upper()
-    header = ["WAY", f"{unit}S", "", "PARTITION", "GIB", "BATCH", "TIME", f"{unit}-H", "BILLED", ""]
+    header = ["WAY", f"{unit}S", "", "PARTITION", "GIB", "BATCH", "TIME", f"{unit}-H", _header_of_price(plan), ""]
     if len(kinds) > 1:
         header[2] = "KIND"
     cells = [_cells(row, rows, named=len(kinds) > 1) for row in shown]
-    keep = [index for index in range(len(header)) if priced or index != header.index("BILLED")]
+    keep = [index for index in range(len(header)) if priced or index != PRICE]
     table = aligned(
         [[line[index] for index in keep] for line in (header, *cells)], numbers=[1, 7, 8] if priced else [1, 7]
     )
     left = len(rows) - len(shown)
     return f"{table}\n{left} more: --all" if left else table
+
+
+def _header_of_price(plan: Plan) -> str:
+    """The site's own unit, where it is not simply hours."""
+    unit = plan.cluster.billing.unit if plan.cluster.billing else ""
+    return "BILLED" if "hour" in unit else unit
 
 
 def _cells(row: Row, rows: Sequence[Row], *, named: bool) -> list[str]:
@@ -52,13 +60,13 @@ def _cells(row: Row, rows: Sequence[Row], *, named: bool) -> list[str]:
     return [
         way_of(one),
         f"{case.strategy.gpus:,}",
-        " on ".join(part for part in (place.gpu.key if named else "", nodes) if part),
+        ", ".join(part for part in (place.gpu.key if named else "", nodes) if part),
         _partition_names(row.partitions),
         f"{gib(one.needed)} of {gib(available_bytes(case))}",
         at_once,
         interval(one.duration),
         digits(one.gpu_hours),
-        billed(one),
+        digits(one.billing_units) if one.billing_units is not None else "",
         ", ".join(_remarks(one, [other.candidate for other in rows])),
     ]
 
@@ -107,6 +115,7 @@ def chosen(rows: list[Row]) -> list[Row]:
         best_on_node.setdefault(row.candidate.place.node_name, row)
     fastest = _fastest([row.candidate for row in rows])
     needed = [row for row in rows if row in best_on_node.values() or row.candidate is fastest]
-    others = [row for row in rows if row not in needed]
+    others = [row for row in rows if row not in needed and not row.candidate.idle_gpus]
+    others += [row for row in rows if row not in needed and row.candidate.idle_gpus]
     kept = [*needed[:MOST_ROWS], *others[: max(0, MOST_ROWS - len(needed))]]
     return [row for row in rows if row in kept]

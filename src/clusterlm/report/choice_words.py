@@ -55,18 +55,22 @@ def way(strategy: str, copies: int | None, offload: str | None, *, gpus: int, tr
     if strategy == "ddp":
         return f"{gpus:,} copies"
     if strategy == "single":
-        return "one copy"
+        return WAYS[strategy]
     each = f"{strategy} over {gpus // (copies or 1)}"
     return each if (copies or 1) == 1 else f"{copies} x {each}"
 
 
+def way_and_place(one: Candidate, *, named: bool) -> str:
+    """'FSDP on 1 node (8 GCDs)'; for one GPU alone 'on 1 GPU'."""
+    way = "" if one.case.strategy.gpus == 1 else f"{way_of(one)} "
+    return f"{way}on {where(one.place, one.case.strategy.gpus, named=named)}"
+
+
 def where(place: Place, gpus: int, *, named: bool) -> str:
-    """'1 node (8 GCDs)', '4 of the 8 GCDs of a node'; `named`: with the kind of GPU."""
+    """'1 node (8 GCDs)', '4 GCDs' of a node; `named`: with the kind of GPU."""
     nodes, each = place.nodes(gpus), place.node.gpus
-    if nodes == 1 and gpus < each:
+    if nodes == 1 and (gpus < each or each == 1):
         return gpus_of(place, gpus, named=named)
-    if each == 1 and nodes == 1:
-        return gpus_of(place, 1, named=named)
     return f"{nodes_of(nodes)} ({gpus_of(place, gpus, named=named)})"
 
 
@@ -124,8 +128,7 @@ def billing_unit(billing: Billing) -> str:
 
 
 def price(one: Candidate) -> str:
-    """'15 GCD-hours (7.4 GPU-hours billed)'; once where both are the same."""
+    """'15 GCD-hours (7.4 GPU-hours billed)', '3.0 GPU-hours (576 SBU)'; once where both are the same."""
     hours, units = gpu_hours(one), billed(one)
-    if not units:
-        return hours
-    return f"{hours} billed" if units == hours else f"{hours} ({units} billed)"
+    word = " billed" if "hour" in units else ""
+    return hours + (word if units == hours else f" ({units}{word})" if units else "")

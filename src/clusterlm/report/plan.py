@@ -96,14 +96,15 @@ def parts_line(shape: ModelShape) -> str:
     return ", ".join(parts) + tied
 
 
-def asked_rows(case: Case) -> list[tuple[str, str]]:
+def asked_rows(case: Case, unit: str = "GPU") -> list[tuple[str, str]]:
+    """`unit`: what the site's Slurm counts, GPU or GCD."""
     workload, strategy = case.workload, case.strategy
     rows = [("task", _task(case)), ("computed", _computed(case)), ("GPUs", _gpus(case))]
     if workload.trains:
         tokens = case.global_batch * workload.sequence_tokens
         factors = [
             f"micro-batch {workload.batch}",
-            f"{strategy.data_degree} GPUs" if strategy.data_degree > 1 else "",
+            f"{strategy.data_degree} {unit}s" if strategy.data_degree > 1 else "",
             f"{case.accumulation_steps} accumulated" if case.accumulation_steps > 1 else "",
         ]
         whole = f"{counted(case.global_batch, 'sequence')}, {tokens:,} tokens"
