@@ -42,6 +42,8 @@ REACHABLE = {
 """Largest measured products over the data sheet's peak: Stas Bekman, ml-engineering, "Maximum Achievable Matmul FLOPS"
 for A100, H100, GH200, H200, B200, MI250X and MI300X; the others are estimates (cards that their power limit holds down
 reach less of a high peak: L40S, L4, T4, H100 at 500 W)."""
+REACHABLE_MEMORY = {"h20-96": 0.6}
+"""Qwen3-32B in 16 bits reads 65 GB a token in 38 to 48 ms, 1.4 to 1.7 of 4 TB/s: 78 multiprocessors do not draw on it."""
 PULL = 0.01
 """Weight of the squared logarithm of a constant over its default, for each row's worth of error."""
 SMOOTH = 0.03
@@ -148,7 +150,7 @@ def loss(
 def learned_of(kind: str, key: str, engine: Any) -> Learned:
     generating = {key: engine} if kind == "generating" else {}
     training = {key: engine} if kind == "training" else {}
-    return Learned(generating, training, REACHABLE, {}, {})
+    return Learned(generating, training, REACHABLE, REACHABLE_MEMORY, {}, {})
 
 
 def fit(
@@ -191,6 +193,8 @@ FIXED = {("generating", "vllm 0.4"): {"eager_after_tokens": 8192.0}}
 def bounded(name: str, value: float) -> float:
     if name in ("compute_share", "matmul_share"):
         value = max(value, LEAST_COMPUTE_SHARE)
+    if name == "sharpness":
+        return min(max(value, 1.0), 8.0)
     if name == "attention_share":
         value = max(value, LEAST_ATTENTION_SHARE)
     if name.endswith("_share"):
@@ -310,6 +314,7 @@ def table(fitted: Sequence[Fitted]) -> dict[str, Any]:
         "generating": {one.key: asdict_rounded(one) for one in fitted if one.kind == "generating"},
         "training": {one.key: asdict_rounded(one) for one in fitted if one.kind == "training"},
         "reachable": REACHABLE,
+        "reachable_memory": REACHABLE_MEMORY,
         "rows": counts,
         "spread": spreads,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +66,8 @@ def chosen_cluster(on: str | None, file: str | None) -> Cluster:
 
 def recognised() -> str:
     """The cluster that this machine belongs to."""
+    import socket  # for this alone
+
     host = socket.gethostname()
     name = recognise(None, host)
     if name is None:

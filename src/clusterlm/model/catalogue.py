@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from clusterlm.errors import InputError, ModelError
@@ -32,9 +31,8 @@ MIRRORS = ("NousResearch/", "unsloth/")
 def entries() -> dict[str, Entry]:
     """Each model's entry by its id on the Hugging Face hub, as models/*.json has it."""
     found: dict[str, Entry] = {}
-    for file in (resources.files("clusterlm") / "models").iterdir():
-        if file.name.endswith(".json"):
-            found |= json.loads(file.read_text(encoding="utf-8"))["models"]
+    for file in (Path(__file__).parents[1] / "models").glob("*.json"):
+        found |= json.loads(file.read_text(encoding="utf-8"))["models"]
     return found
 
 
@@ -132,6 +130,8 @@ def id_of_short_name(name: str) -> str | None:
 
 def nearest_names(name: str, count: int = 3) -> list[str]:
     """Ids that `name` may be a slip of, the likeliest first."""
+    import difflib  # only for a name that is not known
+
     names = {known.lower(): known for known in entries()}
     shorts = {short: ids[0] for short, ids in ids_by_short_name().items()}
     spellings = names if "/" in name else shorts

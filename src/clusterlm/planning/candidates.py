@@ -120,7 +120,7 @@ class Search:
         found: list[Candidate] = []
         rejected: list[Rejected] = []
         for group in _with_equal_nodes(where):
-            counts = sorted({count for place in group for count in _gpu_counts(place, wishes)})
+            counts = sorted({count for place in group for count in gpu_counts(place, wishes)})
             for way in ways(counts, group[0].node.gpus, wishes, effort):
                 able = [place for place in group if place.allows(way.gpus)]
                 tried = self._tried(way, able, wishes)
@@ -201,7 +201,7 @@ def _with_equal_nodes(where: Sequence[Place]) -> list[list[Place]]:
     return list(groups.values())
 
 
-def _gpu_counts(place: Place, wishes: Wishes) -> tuple[int, ...]:
+def gpu_counts(place: Place, wishes: Wishes) -> tuple[int, ...]:
     if wishes.gpus:
         return (wishes.gpus,) if place.allows(wishes.gpus) else ()
     if wishes.nodes:

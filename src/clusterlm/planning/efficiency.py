@@ -35,6 +35,8 @@ class Generating:
     """Of the host for one forward pass, whatever the model: sampling, stopping, scheduling."""
     layer_microseconds: float = 300.0
     """Of the host for one layer: Python and the launch of its kernels."""
+    sharpness: float = 2.5
+    """Of the overlap of host and GPU: 1 where they take turns, high where the longer one hides the other."""
     expert_microseconds: float = 2.0
     """Of the host for each expert of each layer: large where they are visited one by one."""
     weight_share: float = 0.75
@@ -88,6 +90,8 @@ class Learned:
     training: Mapping[str, Training]
     reachable: Mapping[str, float]
     """Of the data sheet's TFLOPS, by GPU, what the best large matrix products reach."""
+    reachable_memory: Mapping[str, float]
+    """Of the data sheet's bandwidth, by GPU, where it is less than other GPUs reach of theirs."""
     rows: Mapping[str, int]
     """Measurements by engine, and by engine and GPU."""
     spread: Mapping[str, float]
@@ -143,6 +147,7 @@ def from_json(table: Mapping[str, Any]) -> Learned:
         generating={key: engine(Generating, row) for key, row in table["generating"].items()},
         training={key: engine(Training, row) for key, row in table["training"].items()},
         reachable=table["reachable"],
+        reachable_memory=table["reachable_memory"],
         rows=table["rows"],
         spread=table["spread"],
     )

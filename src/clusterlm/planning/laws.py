@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from importlib import resources
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from clusterlm.model.shape import ModelShape
@@ -273,7 +273,7 @@ def _law_of_layer(laws: dict[str, Any], where: str, kind: str) -> dict[str, Any]
 @cache
 def _entries_of(architecture: str) -> list[Entry]:
     """A line is an entry: `{"structure": ..., "example": ..., "versions": ..., "setups": {NAME: {...}, ...}}`."""
-    file = resources.files("clusterlm") / "planning" / "laws" / f"{architecture}.json"
+    file = Path(__file__).parent / "laws" / f"{architecture}.json"
     if not file.is_file():
         return []
     lines = (line.strip("[],\n") for line in file.read_text(encoding="utf-8").splitlines())

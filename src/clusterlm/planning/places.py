@@ -151,7 +151,7 @@ def _with_room(found: list[Place], wishes: Wishes) -> list[Place]:
 
 
 def _too_many(found: list[Place], wishes: Wishes, name: str, count: int) -> UsageError:
-    limits = ", ".join(dict.fromkeys(f"{place.partition_name}: {_sizes(place)}" for place in found))
+    limits = ", ".join(dict.fromkeys(f"{place.partition_name}: {_sizes(place, name)}" for place in found))
     other = "partition" if wishes.partition else "gpu" if wishes.gpu else None
     if other:
         return contradiction(wishes, other, name, limits, "leave one of them out")
@@ -159,14 +159,19 @@ def _too_many(found: list[Place], wishes: Wishes, name: str, count: int) -> Usag
     return UsageError(f"no partition gives a job {count} {thing}", where=f"--{name}", hint=f"there is {limits}")
 
 
-def _sizes(place: Place) -> str:
-    counts = place.gpu_counts
+def _sizes(place: Place, what: str) -> str:
+    """'1 to 32 GCDs (8 on a node)', '1 to 4 nodes of 8 GCDs'."""
+    counts, each, unit = place.gpu_counts, place.node.gpus, place.node.unit
     if not counts:
         return "no job size that its profile allows"
-    each = place.node.gpus
-    return (
-        f"{counts[0]} to {counts[-1]} GPUs ({each} on a node{', whole nodes' if place.partition.whole_nodes else ''})"
-    )
+    if what == "nodes":
+        return f"{_range(place.nodes(counts[0]), place.most_nodes)} nodes of {each} {unit}s"
+    whole = ", whole nodes" if place.partition.whole_nodes else ""
+    return f"{_range(counts[0], counts[-1])} {unit}s ({each} on a node{whole})"
+
+
+def _range(least: int, most: int) -> str:
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _partitions(found: Iterable[Place]) -> str:

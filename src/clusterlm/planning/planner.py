@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clusterlm.cluster import Cluster
-from clusterlm.errors import UsageError
-from clusterlm.planning.candidates import Candidate, Rejected, Search
-from clusterlm.planning.places import places
+from clusterlm.errors import ClusterlmError, UsageError
+from clusterlm.planning.candidates import Candidate, Rejected, Search, gpu_counts
+from clusterlm.planning.places import Place, places
 from clusterlm.planning.rejections import Rejection, rejections
 from clusterlm.planning.remedies import Remedy, remedies
-from clusterlm.planning.wishes import Wishes
+from clusterlm.planning.settle import settle
+from clusterlm.planning.wishes import Wishes, flag
 
 EQUAL = 0.02
 """Prices and times that differ by less are equal: the simpler way goes first."""
@@ -130,24 +131,44 @@ def _better_without_pins(search: Search, cluster: Cluster, wishes: Wishes, ranke
     return best if not ranked or key(best) < key(ranked[0]) else None
 
 
-def _impossible(search: Search, cluster: Cluster, wishes: Wishes, rejected: list[Rejected]) -> UsageError:
+def _impossible(search: Search, cluster: Cluster, wishes: Wishes, rejected: list[Rejected]) -> ClusterlmError:
     """No way was possible, whatever its size: the pair of choices that leaves none, or what a way was refused for."""
     names = pinned(wishes)
     pairs = [(first, second) for index, first in enumerate(names) for second in names[index + 1 :]]
     for chosen in (*((name,) for name in names), *pairs):
         freed = {name: None for name in names if name not in chosen and name != "gpu"}
         alone = replace(wishes, **freed)
-        candidates, others = search.run(places(cluster, alone), alone)
+        where = places(cluster, alone)
+        candidates, others = search.run(where, alone)
         if not candidates and all(one.case is None for one in others):
-            return _contradiction(alone, chosen, [*others, *rejected])
-    return _contradiction(wishes, (), rejected)
+            return _contradiction(alone, chosen, [*others, *rejected], _refusal(search, where, alone))
+    return _contradiction(wishes, (), rejected, _refusal(search, places(cluster, wishes), wishes))
 
 
-def _contradiction(wishes: Wishes, names: tuple[str, ...], rejected: list[Rejected]) -> UsageError:
-    where = " and ".join(f"--{name.replace('_', '-')} {getattr(wishes, name)}" for name in names) or None
+def _refusal(search: Search, where: list[Place], wishes: Wishes) -> ClusterlmError | None:
+    """What settling says of the smallest such job: it knows the reason, and the way out."""
+    least = 1 if wishes.strategy in (None, "single") else 2
+    for place in where:
+        counts = (count for count in gpu_counts(place, wishes) if count >= least or wishes.gpus)
+        if fewest := next(counts, None):
+            try:
+                settle(search.shape, place.gpu, replace(wishes, gpus=fewest, gpus_per_node=place.node.gpus))
+            except ClusterlmError as refusal:
+                return refusal
+    return None
+
+
+def _contradiction(
+    wishes: Wishes, names: tuple[str, ...], rejected: list[Rejected], refusal: ClusterlmError | None
+) -> ClusterlmError:
+    if refusal and len(names) < 2:
+        return refusal
+    where = " and ".join(f"{flag(name)} {getattr(wishes, name)}" for name in names) or None
+    if refusal:
+        why = f"{refusal.where} {refusal.problem}" if refusal.where else refusal.problem
+        return UsageError(f"contradict each other: {why}", where=where, hint=refusal.hint)
     why = rejected[0].item if rejected else "no job of that size shares its sequences evenly over its GPUs"
-    hint = "leave one of them out" if len(names) > 1 else None
-    return UsageError(why, where=where, hint=hint)
+    return UsageError(why, where=where, hint="leave one of them out" if len(names) > 1 else None)
 
 
 def _closest(together: tuple[Rejection, ...]) -> Rejected:

@@ -64,7 +64,7 @@ def step_parts(case: Case, links: Links, known: Learned) -> Parts:
         return prefill
     # The prefill gives the first token; the cache grows evenly, so the middle step is the mean one.
     steps = max(1, workload.new_tokens) - 1
-    token = token_seconds(case, engine, workload.sequence_tokens + steps / 2)
+    token = token_seconds(case, engine, known, workload.sequence_tokens + steps / 2)
     return {"prefill": sum(prefill.values())} | {name: steps * seconds for name, seconds in token.items()}
 
 

@@ -61,8 +61,8 @@ def expert_visits(case: Case, work: Work) -> int:
     return 0 if software.engine == "transformers" and software.version >= (5,) else work.expert_visits
 
 
-def bandwidth(gpu: Gpu) -> float:
-    return gpu.memory_gb_per_second * 1e9
+def bandwidth(gpu: Gpu, learned: Learned) -> float:
+    return gpu.memory_gb_per_second * 1e9 * learned.reachable_memory.get(gpu.key, 1.0)
 
 
 def prefill_seconds(case: Case, engine: Generating, learned: Learned, tokens: int, *, head: bool) -> Parts:
@@ -78,17 +78,17 @@ def prefill_seconds(case: Case, engine: Generating, learned: Learned, tokens: in
     seconds += attention / (peak * engine.attention_share)
     moved = tokens * work.layers * (BLOCK_PASSES * work.hidden_size + MLP_PASSES * work.widest)
     moved = work.weight_bytes(tokens) + moved * element_bytes(workload.dtype)
-    seconds += moved / bandwidth(case.gpu) / engine.weight_share
+    seconds += moved / bandwidth(case.gpu, learned) / engine.weight_share
     seconds += streamed_seconds(case, engine, work)
     return _with_host(case, engine, work, stored, seconds / case.strategy.tensor_degree, tokens)
 
 
-def token_seconds(case: Case, engine: Generating, context: float) -> Parts:
+def token_seconds(case: Case, engine: Generating, learned: Learned, context: float) -> Parts:
     """One step in which each sequence of the batch gets its next token, having `context` tokens."""
     workload, work = case.workload, work_of(case.shape, case.workload)
     stored = stored_constants(engine, work.stored, experts=bool(work.mixtures))
     batch, size = max(1, workload.batch), element_bytes(workload.kv_dtype or workload.dtype)
-    speed = bandwidth(case.gpu)
+    speed = bandwidth(case.gpu, learned)
     weights = work.weight_bytes(batch) / speed / engine.weight_share * (stored.bytes_factor if stored else 1)
     weights *= 1 + engine.sequence_factor * (batch - 1)
     cache = work.cache_elements(context) * size * engine.cache_passes / speed
@@ -125,7 +125,7 @@ def _with_host(
     host += visits * engine.expert_microseconds * 1e-6
     if stored:
         host += (work.matrices + EXPERT_MATRICES * visits) * stored.matrix_microseconds * 1e-6
-    parts = {"memory": seconds, "overhead": max(0.0, overlapped(host, seconds) - seconds)}
+    parts = {"memory": seconds, "overhead": max(0.0, overlapped(host, seconds, engine.sharpness) - seconds)}
     degree = case.strategy.tensor_degree
     if degree > 1:
         sent = 2 * (degree - 1) / degree * tokens * work.hidden_size * element_bytes(case.workload.dtype)

@@ -51,7 +51,7 @@ def training_seconds(case: Case, trainer: Training, links: Links, learned: Learn
     shown += overlapped(busy, reduction / speed, COMMUNICATION_SHARPNESS) - busy
     parts = {name: steps * seconds for name, seconds in compute.items()}
     parts["communication"] = shown + _tensor_parallel(case, trainer, steps, work, links)
-    return parts | _update(case, trainer, steps)
+    return parts | _update(case, trainer, learned, steps)
 
 
 def link_bytes_per_second(case: Case, links: Links) -> float:
@@ -76,7 +76,7 @@ def _micro_batch(case: Case, trainer: Training, work: Work, learned: Learned) ->
         products *= stored.compute_factor
     attention = workload.batch * work.attention_flops(workload.sequence_tokens) * (1 + 2.5 + again)
     products += attention / (peak_flops(case, learned) * trainer.attention_share)
-    seconds = (products + _elementwise_seconds(case, trainer, work, 3 + again)) / cut
+    seconds = (products + _elementwise_seconds(case, trainer, learned, work, 3 + again)) / cut
     host = trainer.step_milliseconds * 1e-3
     each = work.layers * trainer.layer_microseconds + (work.matrices * stored.matrix_microseconds if stored else 0)
     host += (each + expert_visits(case, work) * trainer.expert_microseconds) * (2.5 + again) * 1e-6
@@ -96,7 +96,7 @@ def _product_seconds(case: Case, trainer: Training, work: Work, learned: Learned
     return (dense + adapters + 2 * experts * tokens / trainer.expert_share) / peak
 
 
-def _elementwise_seconds(case: Case, trainer: Training, work: Work, passes: float) -> float:
+def _elementwise_seconds(case: Case, trainer: Training, learned: Learned, work: Work, passes: float) -> float:
     workload = case.workload
     size = 4.0 if case.compute_dtype == "float32" else 2.0
     blocks = work.layers * (BLOCK_PASSES * work.hidden_size + MLP_PASSES * work.widest) * passes
@@ -106,7 +106,7 @@ def _elementwise_seconds(case: Case, trainer: Training, work: Work, passes: floa
         head = HEAD_PASSES
     moved = workload.tokens * size * (trainer.traffic_passes * blocks + head * work.vocabulary_size)
     moved += work.weight_bytes(workload.tokens) * passes
-    return moved / bandwidth(case.gpu)
+    return moved / bandwidth(case.gpu, learned)
 
 
 def _sent_bytes(case: Case) -> tuple[float, float]:
@@ -138,7 +138,7 @@ def _tensor_parallel(case: Case, trainer: Training, steps: int, work: Work, link
     return steps * sent / (links.gpu_gb_per_second * 1e9 * trainer.link_share)
 
 
-def _update(case: Case, trainer: Training, steps: int) -> Parts:
+def _update(case: Case, trainer: Training, learned: Learned, steps: int) -> Parts:
     """The optimizer's step, and what offloading moves over the link to the host."""
     workload, strategy = case.workload, case.strategy
     cut = strategy.tensor_degree * strategy.pipeline_degree
@@ -147,7 +147,7 @@ def _update(case: Case, trainer: Training, steps: int) -> Parts:
     size = 4.0 if workload.autocast and workload.method == "full" else element_bytes(workload.dtype)
     moved = own * size * OPTIMIZER_PASSES[workload.optimizer]
     if strategy.offload == "none":
-        return {"optimizer": moved / (bandwidth(case.gpu) * OPTIMIZER_SHARE)}
+        return {"optimizer": moved / (bandwidth(case.gpu, learned) * OPTIMIZER_SHARE)}
     here = min(strategy.gpus_per_node, strategy.gpus)
     parts = {"optimizer": moved * here / (HOST_MEMORY_GB_PER_SECOND * 1e9)}
     weights = gathered_bytes(case.shape, workload) / cut / shards
