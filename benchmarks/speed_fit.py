@@ -34,16 +34,16 @@ from clusterlm.planning.work import work_of
 FILE = Path(__file__).parents[1] / "src/clusterlm/planning/efficiency.json"
 REACHABLE = {
     "a100-40": 0.859, "a100-64": 0.859, "a100-80": 0.859, "gh200-96": 0.83, "h100-64": 0.801, "h100-80": 0.801,
-    "h100-94": 0.70, "h200": 0.803, "b200": 0.776, "mi250x": 0.767, "mi300x": 0.601, "h20-96": 0.95, "l40s": 0.60,
+    "h100-94": 0.801, "h200": 0.803, "b200": 0.776, "mi250x": 0.767, "mi300x": 0.601, "h20-96": 0.95, "l40s": 0.60,
     "l40": 0.85, "l4": 0.5, "a10g": 0.85, "a40": 0.75, "a6000": 0.75, "rtx3090": 0.90, "rtx4090": 0.90,
     "rtx4060-laptop": 0.80, "t4": 0.40, "rtx6000": 0.70, "titan-rtx": 0.70, "v100-16": 0.75, "v100-32": 0.75,
     "other": 0.75,
 }  # fmt: skip
 """Largest measured products over the data sheet's peak: Stas Bekman, ml-engineering, "Maximum Achievable Matmul FLOPS"
 for A100, H100, GH200, H200, B200, MI250X and MI300X; the others are estimates (cards that their power limit holds down
-reach less of a high peak: L40S, L4, T4, H100 at 500 W)."""
+reach less of a high peak: L40S, L4, T4)."""
 REACHABLE_MEMORY = {"h20-96": 0.6}
-"""Qwen3-32B in 16 bits reads 65 GB a token in 38 to 48 ms, 1.4 to 1.7 of 4 TB/s: 78 multiprocessors do not draw on it."""
+"""Qwen3-32B in 16 bits reads 65 GB a token in 38 to 48 ms, 1.4 to 1.7 of 4 TB/s: 78 multiprocessors do not draw it."""
 PULL = 0.01
 """Weight of the squared logarithm of a constant over its default, for each row's worth of error."""
 SMOOTH = 0.03
@@ -204,7 +204,11 @@ def bounded(name: str, value: float) -> float:
     return value
 
 
-STARTS = {("generating", "transformers 4.4x"): {"expert_microseconds": 100.0}}
+STARTS = {
+    ("generating", "transformers 4.4x"): {"expert_microseconds": 100.0},
+    ("training", "transformers"): {"expert_microseconds": 100.0},
+    ("training", "scattermoe"): {"expert_microseconds": 1.0},
+}
 """transformers 4 visits its experts one by one: three products and their indexing, some 10 us each."""
 
 
@@ -225,7 +229,6 @@ KIN = {
     "training: transformers fused": "training: transformers",
     "training: transformers fused-loss": "training: transformers fused",
     "training: fsdp-qlora": "training: transformers",
-    "training: scattermoe": "training: transformers",
     "training: torchtune-eager": "training: torchtune",
     "training: llm-foundry-fp8": "training: llm-foundry",
     "training: torchtitan": "training: llm-foundry",

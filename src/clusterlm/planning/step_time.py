@@ -21,6 +21,9 @@ MLP_PASSES = 6.0
 """The same of the MLP's width: activation and gate."""
 SAMPLED_BYTES = 16.0
 """Bytes moved for each logit of a token that is sampled: the cast to float32 and the passes of the sampler."""
+FLASH_ATTENTION_FLOPS = 416e12
+"""FlashAttention 2 does not use what Hopper added: about 350 TFLOPS on an H100 where an A100 has about 225 (its paper,
+and FlashAttention 3's); so its H100 counts as 1.55 A100 of 268."""
 EXPERT_MATRICES = 3
 """Gate, up and down."""
 GROUPED_MICROSECONDS = 10.0
@@ -51,14 +54,20 @@ def peak_flops(case: Case, learned: Learned, *, eight_bit: bool = False) -> floa
     return gpu.half_tflops * 1e12 * reachable
 
 
+def attention_flops_per_second(case: Case, learned: Learned) -> float:
+    """Of which an engine's attention reaches its share."""
+    return min(peak_flops(case, learned), FLASH_ATTENTION_FLOPS)
+
+
 def reachable_share(gpu: Gpu, learned: Learned) -> float:
     return learned.reachable.get(gpu.key) or learned.reachable["other"]
 
 
-def expert_visits(case: Case, work: Work) -> int:
-    """Experts that the host visits one by one; transformers 5 has one grouped product for all."""
+def expert_visits(case: Case, work: Work, microseconds: float) -> int:
+    """Experts that the host visits one by one; transformers 5, as serving engines, has one grouped product for all."""
     software = case.workload.software
-    return 0 if software.engine == "transformers" and software.version >= (5,) else work.expert_visits
+    grouped = software.engine == "transformers" and software.version >= (5,)
+    return 0 if grouped or microseconds < GROUPED_MICROSECONDS else work.expert_visits
 
 
 def bandwidth(gpu: Gpu, learned: Learned) -> float:
@@ -75,7 +84,7 @@ def prefill_seconds(case: Case, engine: Generating, learned: Learned, tokens: in
     products = work.forward_flops(tokens) + work.head_flops(tokens if head else sequences)
     attention = sequences * work.attention_flops(each)
     seconds = products / (peak * engine.compute_share) * (stored.compute_factor if stored else 1)
-    seconds += attention / (peak * engine.attention_share)
+    seconds += attention / (attention_flops_per_second(case, learned) * engine.attention_share)
     moved = tokens * work.layers * (BLOCK_PASSES * work.hidden_size + MLP_PASSES * work.widest)
     moved = work.weight_bytes(tokens) + moved * element_bytes(workload.dtype)
     seconds += moved / bandwidth(case.gpu, learned) / engine.weight_share
@@ -121,7 +130,7 @@ def _with_host(
 ) -> Parts:
     host = engine.step_milliseconds * 1e-3
     host += work.layers * (engine.layer_microseconds + more_for_each_layer) * 1e-6
-    visits = expert_visits(case, work) if engine.expert_microseconds > GROUPED_MICROSECONDS else 0
+    visits = expert_visits(case, work, engine.expert_microseconds)
     host += visits * engine.expert_microseconds * 1e-6
     if stored:
         host += (work.matrices + EXPERT_MATRICES * visits) * stored.matrix_microseconds * 1e-6

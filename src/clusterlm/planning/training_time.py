@@ -12,6 +12,7 @@ from clusterlm.planning.step_time import (
     DISK_GB_PER_SECOND,
     MLP_PASSES,
     Parts,
+    attention_flops_per_second,
     bandwidth,
     expert_visits,
     overlapped,
@@ -55,11 +56,13 @@ def training_seconds(case: Case, trainer: Training, links: Links, learned: Learn
 
 
 def link_bytes_per_second(case: Case, links: Links) -> float:
-    """Of one GPU into a ring over all of them: over nodes the GPUs of a node share its network."""
+    """Of one GPU's data in a ring over all of them. What a ring carries enters a node once, through all its ports, and goes
+    from GPU to GPU inside; where the model is cut, each cut has a ring of its own, and they share the ports."""
     strategy = case.strategy
     each = links.gpu_gb_per_second
     if strategy.nodes > 1:
-        each = min(each, links.node_gb_per_second / min(strategy.gpus_per_node, strategy.gpus))
+        rings = min(strategy.tensor_degree * strategy.pipeline_degree, strategy.gpus_per_node)
+        each = min(each, links.node_gb_per_second / rings)
     return each * 1e9
 
 
@@ -75,11 +78,15 @@ def _micro_batch(case: Case, trainer: Training, work: Work, learned: Learned) ->
     if stored:
         products *= stored.compute_factor
     attention = workload.batch * work.attention_flops(workload.sequence_tokens) * (1 + 2.5 + again)
-    products += attention / (peak_flops(case, learned) * trainer.attention_share)
+    products += attention / (attention_flops_per_second(case, learned) * trainer.attention_share)
     seconds = (products + _elementwise_seconds(case, trainer, learned, work, 3 + again)) / cut
     host = trainer.step_milliseconds * 1e-3
     each = work.layers * trainer.layer_microseconds + (work.matrices * stored.matrix_microseconds if stored else 0)
-    host += (each + expert_visits(case, work) * trainer.expert_microseconds) * (2.5 + again) * 1e-6
+    host += (
+        (each + expert_visits(case, work, trainer.expert_microseconds) * trainer.expert_microseconds)
+        * (2.5 + again)
+        * 1e-6
+    )
     overhead = overlapped(host, seconds) - seconds
     return {"compute": products / cut, "memory": seconds - products / cut, "overhead": overhead}
 
