@@ -13,7 +13,7 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def built(kind: str, key: str, values: Mapping[str, float]) -> Any:
             plain[name] = value
     of_engine = Training if kind == "training" else Generating
     plain |= FIXED.get((kind, key), {})
-    return of_engine(**plain, stored={key: Stored(**each) for key, each in stored.items()})  # type: ignore[arg-type]
+    return of_engine(**plain, stored={key: Stored(**each) for key, each in stored.items()})
 
 
 def loss(
@@ -273,18 +273,51 @@ def spread_of(found: Sequence[float]) -> float:
     return math.exp(ordered[min(len(ordered) - 1, math.ceil(0.8 * len(ordered)) - 1)])
 
 
+Name = Callable[[Measured], tuple[str, ...]]
+"""What rows are left out together."""
+
+
+def without(*names: str) -> Name:
+    return lambda row: tuple(str(getattr(row, name)) for name in names)
+
+
 def held_out(
-    kind: str, key: str, rows: Sequence[Measured], kin: Mapping[str, float], values: Mapping[str, float]
+    kind: str,
+    key: str,
+    rows: Sequence[Measured],
+    kin: Mapping[str, float],
+    values: Mapping[str, float],
+    together: Name,
 ) -> list[tuple[Measured, float]]:
-    """Each model of each source predicted from the other rows of its engine; where there is no other, from defaults."""
+    """Each model of each source predicted from the other rows of its engine; where there is no other, from its kin."""
     found = []
-    for left_out in sorted({(row.source, row.model) for row in rows}):
-        others = [row for row in rows if (row.source, row.model) != left_out]
-        mine = [row for row in rows if (row.source, row.model) == left_out]
-        learnt = fit(kind, key, others, kin, start=values, sweeps=12) if others else dict(kin)
+    for left_out in sorted({together(row) for row in rows}):
+        others = [row for row in rows if together(row) != left_out]
+        mine = [row for row in rows if together(row) == left_out]
+        # Where nothing is left of an engine there is nothing to start from either.
+        learnt = fit(kind, key, others, kin) if others else dict(kin)
         known = learned_of(kind, key, built(kind, key, learnt))
         found += [(row, math.log(predicted_value(row.asked, known) / row.value)) for row in mine]
     return found
+
+
+def learn(path: Path) -> list[tuple[str, str, list[Measured], dict[str, float], dict[str, float]]]:
+    """Of each engine: kind, key, rows, the constants of its kin, and its own."""
+    known: dict[str, dict[str, float]] = {}
+    found = []
+    for (kind, key), rows in sorted(groups(measurements(path)).items(), key=lambda one: generation_of(one[0])):
+        kin = known.get(KIN.get(f"{kind}: {key}", ""), {})
+        values = known[f"{kind}: {key}"] = fit(kind, key, rows, kin)
+        found.append((kind, key, rows, kin, values))
+    return found
+
+
+def held_out_errors(path: Path, together: Name) -> list[float]:
+    return [
+        error
+        for kind, key, rows, kin, values in learn(path)
+        for _, error in held_out(kind, key, rows, kin, values, together)
+    ]
 
 
 @dataclass(frozen=True)
@@ -352,13 +385,11 @@ def main() -> int:
     parser.add_argument("--rows", action="store_true", help="each row's errors")
     chosen = parser.parse_args()
     fitted = []
-    known: dict[str, dict[str, float]] = {}
-    for (kind, key), rows in sorted(groups(measurements(chosen.csv)).items(), key=lambda one: generation_of(one[0])):
-        kin = known.get(KIN.get(f"{kind}: {key}", ""), {})
-        values = known[f"{kind}: {key}"] = fit(kind, key, rows, kin)
+    for kind, key, rows, kin, values in learn(chosen.csv):
         inside = list(zip(rows, errors(kind, key, values, rows), strict=True))
         asked = chosen.only in f"{kind} {key}"
-        outside = held_out(kind, key, rows, kin, values) if asked and not chosen.quick else inside
+        by_model = without("source", "model")
+        outside = held_out(kind, key, rows, kin, values, by_model) if asked and not chosen.quick else inside
         fitted.append(Fitted(kind, key, rows, values, outside))
         if asked:
             print(report(f"{kind} {key}", [error for _, error in inside]))

@@ -29,6 +29,8 @@ HEAD_PASSES = 12.0
 FUSED_LOSS_PASSES = 3.0
 SELECTIVE_RECOMPUTED = 0.35
 """Share of a forward pass that torchtitan's checkpointing by operator computes again: every other product."""
+HOST_PASSES = 2.5
+"""Of forward passes that forward and backward keep the host busy for: autograd's engine is not Python."""
 OPTIMIZER_PASSES = {
     "adamw": 7.0, "adamw-fused": 7.0, "adamw-8bit": 4.5, "paged-adamw-8bit": 4.5, "adafactor": 5.0, "sgd": 3.0,
 }  # fmt: skip
@@ -56,8 +58,8 @@ def training_seconds(case: Case, trainer: Training, links: Links, learned: Learn
 
 
 def link_bytes_per_second(case: Case, links: Links) -> float:
-    """Of one GPU's data in a ring over all of them. What a ring carries enters a node once, through all its ports, and goes
-    from GPU to GPU inside; where the model is cut, each cut has a ring of its own, and they share the ports."""
+    """Of one GPU's data in a ring over all of them. What a ring carries enters a node once, through all its ports, and
+    goes from GPU to GPU inside; where the model is cut, each cut has a ring of its own, and they share the ports."""
     strategy = case.strategy
     each = links.gpu_gb_per_second
     if strategy.nodes > 1:
@@ -80,13 +82,9 @@ def _micro_batch(case: Case, trainer: Training, work: Work, learned: Learned) ->
     attention = workload.batch * work.attention_flops(workload.sequence_tokens) * (1 + 2.5 + again)
     products += attention / (attention_flops_per_second(case, learned) * trainer.attention_share)
     seconds = (products + _elementwise_seconds(case, trainer, learned, work, 3 + again)) / cut
-    host = trainer.step_milliseconds * 1e-3
-    each = work.layers * trainer.layer_microseconds + (work.matrices * stored.matrix_microseconds if stored else 0)
-    host += (
-        (each + expert_visits(case, work, trainer.expert_microseconds) * trainer.expert_microseconds)
-        * (2.5 + again)
-        * 1e-6
-    )
+    forward = work.layers * trainer.layer_microseconds + (work.matrices * stored.matrix_microseconds if stored else 0)
+    forward += expert_visits(case, work, trainer.expert_microseconds) * trainer.expert_microseconds
+    host = trainer.step_milliseconds * 1e-3 + forward * (HOST_PASSES + again) * 1e-6
     overhead = overlapped(host, seconds) - seconds
     return {"compute": products / cut, "memory": seconds - products / cut, "overhead": overhead}
 
