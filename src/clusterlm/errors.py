@@ -41,6 +41,10 @@ class RunError(ClusterlmError):
     """A run folder does not allow what was asked: another run, other settings, in use, disk full."""
 
 
+class SlurmError(ClusterlmError):
+    """Slurm is not here, does not answer, or refuses what was asked."""
+
+
 class MissingPackage(ClusterlmError):
     """A part of clusterlm was asked for that is not installed."""
 

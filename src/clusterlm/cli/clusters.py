@@ -6,6 +6,8 @@ import json
 
 import click
 
+from clusterlm.cli.probe import probe
+
 
 @click.group()
 def clusters() -> None:
@@ -46,4 +48,4 @@ def show(name: str, as_json: bool) -> None:
         click.echo(cluster_text(cluster))
 
 
-# `clusters probe` (cli/probe.py) adds itself in cli/main.py: main.add_command(clusters), clusters.add_command(probe).
+clusters.add_command(probe)
