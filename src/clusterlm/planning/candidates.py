@@ -120,9 +120,9 @@ class Search:
         found: list[Candidate] = []
         rejected: list[Rejected] = []
         for group in _with_equal_nodes(where):
-            counts = sorted({count for place in group for count in gpu_counts(place, wishes)})
-            for way in ways(counts, group[0].node.gpus, wishes, effort):
-                able = [place for place in group if place.allows(way.gpus)]
+            counts = {place.partition_name: gpu_counts(place, wishes) for place in group}
+            for way in ways(sorted(set().union(*counts.values())), group[0].node.gpus, wishes, effort):
+                able = [place for place in group if way.gpus in counts[place.partition_name]]
                 tried = self._tried(way, able, wishes)
                 if isinstance(tried, Rejected):
                     rejected.append(tried)
