@@ -117,6 +117,7 @@ def _print_text(found: Plan, verdict: Verdict, traced: Trace | None, shown: Show
 
 
 def _print_next(found: Plan, verdict: Verdict, model: str, on: str) -> None:
+    from clusterlm.report.choice import noted
     from clusterlm.report.choice_notes import notes
     from clusterlm.report.choice_request import next_step
 
@@ -125,4 +126,4 @@ def _print_next(found: Plan, verdict: Verdict, model: str, on: str) -> None:
         click.echo(text)
     if said := notes(found, verdict):
         click.echo()
-        click.echo("\n".join(f"note: {note}" for note in said))
+        click.echo(noted(said))

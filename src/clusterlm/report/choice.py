@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+
 from clusterlm.planning.amount import Amount
 from clusterlm.planning.candidates import Candidate, Rejected
 from clusterlm.planning.case import Case
@@ -28,6 +31,7 @@ from clusterlm.report.explain import explained
 from clusterlm.report.plan import asked_rows, gib, items_of_peak, memory_tables, model_line, parts_line
 from clusterlm.report.table import aligned, bar
 
+WIDTH = 110
 MOST_REJECTIONS = 10
 SEEN = 0.005
 """Parts of a step below this share are left out."""
@@ -165,8 +169,8 @@ def _time(best: Candidate) -> str:
     rows += [(f"  {name}", about(part), bar(part, seconds)) for name, part in pace.parts if part > SEEN * seconds]
     speed = f"{pace.tokens_per_second:,.0f} {_tokens_name(best.case)} a second"
     rows.append(("in all", about(duration.middle), speed))
-    reached = f"8 of 10 such predictions hold within a factor of {pace.spread:.2g}: {interval(duration)}"
-    return f"{aligned(rows, numbers=[1])}\n{reached}. From: {pace.basis}."
+    held = f"8 of 10 such predictions hold within a factor of {pace.spread:.2g}: {interval(duration)}."
+    return f"{aligned(rows, numbers=[1])}\n{held}\nFrom: {pace.basis}."
 
 
 def _step_name(case: Case) -> str:
@@ -231,6 +235,11 @@ def _cost_of_pins(plan: Plan) -> str:
         choices = ", ".join(f"{flag(name)} {_flag_value(plan, name)}".strip() for name in pinned(plan.wishes))
         better = f"{way_and_place(free, named=several_kinds(plan))}: about {about(free.duration.middle)}, {price(free)}"
         lines.append(f"your choices ({choices}) {_what_they_cost(best, free, plan.prefer)}; without them: {better}")
+    return noted(lines)
+
+
+def noted(said: Sequence[str]) -> str:
+    lines = (textwrap.fill(f"note: {one}", WIDTH, subsequent_indent=" " * 6, break_on_hyphens=False) for one in said)
     return "\n".join(lines)
 
 

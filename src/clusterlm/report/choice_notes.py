@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from clusterlm.cluster import Cluster
 from clusterlm.cluster.profile import Sourced
 from clusterlm.planning.candidates import Candidate
+from clusterlm.planning.host import host_items
 from clusterlm.planning.places import Place
 from clusterlm.planning.planner import Plan
 from clusterlm.planning.verdict import Verdict
+from clusterlm.report.plan import gib
 
 NODE_FACTS = {
     "gpu": "the kind of GPU",
@@ -64,6 +66,9 @@ def _of_place(best: Candidate) -> Iterator[str]:
         yield "compute nodes reach no network: fetch the model and the data before"
     elif cluster.access.internet is None and cluster.slurm:
         yield "whether compute nodes reach the network is not known: better fetch the model and the data before"
+    needed = sum(item.bytes for item in host_items(best.case.shape, best.case.workload, best.case.strategy))
+    if place.host_bytes(best.case.strategy.gpus) is None:
+        yield f"how much RAM its nodes have is not known here: this needs {gib(needed)} GiB of each"
     if unchecked := unverified(place):
         yield f"no source that was read confirms {'; '.join(unchecked)} (clusterlm clusters show {cluster.name})"
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from clusterlm.planning.candidates import Candidate
 from clusterlm.planning.planner import Plan
 from clusterlm.planning.room import available_bytes
-from clusterlm.report.choice_words import billed, digits, interval, nodes_of, way_of
+from clusterlm.report.choice_words import digits, interval, way_of
 from clusterlm.report.plan import gib
 from clusterlm.report.table import aligned
 
 MOST_ROWS = 8
-WIDEST_PARTITIONS = 24
-PRICE = 8
-"""Column of the site's own price."""
+WIDEST_PARTITIONS = 20
+COLUMNS = ("WAY", "GPUS", "NODES", "KIND", "PARTITION", "GIB", "BATCH", "CKPT", "TIME", "HOURS", "PRICE", "")
+"""CKPT: gradient checkpointing; HOURS: of all GPUs; PRICE: in the site's own units; the last holds remarks."""
+NUMBERS = ("GPUS", "NODES", "HOURS", "PRICE")
 
 
 @dataclass(frozen=True)
@@ -29,59 +30,63 @@ def table_of_ways(plan: Plan, *, whole: bool) -> str:
     """The best first; `whole`: all of them, not only those that a choice is made between."""
     rows = merged(plan.candidates)
     shown = rows if whole else chosen(rows)
-    kinds = {row.candidate.place.gpu.key for row in rows}
-    priced = any(billed(row.candidate) for row in rows)
-    unit = plan.candidates[0].place.node.unit.upper()
-    header = ["WAY", f"{unit}S", "", "PARTITION", "GIB", "BATCH", "TIME", f"{unit}-H", _header_of_price(plan), ""]
-    if len(kinds) > 1:
-        header[2] = "KIND"
-    cells = [_cells(row, rows, named=len(kinds) > 1) for row in shown]
-    keep = [index for index in range(len(header)) if priced or index != PRICE]
-    table = aligned(
-        [[line[index] for index in keep] for line in (header, *cells)], numbers=[1, 7, 8] if priced else [1, 7]
-    )
+    candidates = [row.candidate for row in rows]
+    lines = [_header(plan), *(_cells(row, candidates) for row in shown)]
+    kept = [index for index, name in enumerate(COLUMNS) if name not in _without_news(plan)]
+    numbers = [position for position, index in enumerate(kept) if COLUMNS[index] in NUMBERS]
+    table = aligned([[line[index] for index in kept] for line in lines], numbers=numbers)
     left = len(rows) - len(shown)
     return f"{table}\n{left} more: --all" if left else table
 
 
-def _header_of_price(plan: Plan) -> str:
-    """The site's own unit, where it is not simply hours."""
-    unit = plan.cluster.billing.unit if plan.cluster.billing else ""
-    return "BILLED" if "hour" in unit else unit
+def _header(plan: Plan) -> list[str]:
+    unit = plan.candidates[0].place.node.unit.upper()
+    billing = plan.cluster.billing.unit if plan.cluster.billing else ""
+    named = {"GPUS": f"{unit}S", "HOURS": f"{unit}-H", "PRICE": "BILLED" if "hour" in billing else billing, "": ""}
+    return [named.get(name, name) for name in COLUMNS]
 
 
-def _cells(row: Row, rows: Sequence[Row], *, named: bool) -> list[str]:
+def _without_news(plan: Plan) -> set[str]:
+    """Columns that would say nothing."""
+    kinds = {(one.place.partition_name, one.place.gpu.key) for one in plan.candidates}
+    one_kind = len(kinds) == len({partition for partition, _ in kinds})
+    unpriced = all(one.billing_units is None for one in plan.candidates)
+    trains = plan.wishes.asked_task == "train"
+    one_partition = len({one.place.partition_name for one in plan.candidates}) == 1
+    empty = {"KIND": one_kind, "PARTITION": one_partition, "PRICE": unpriced, "CKPT": not trains}
+    return {name for name, is_empty in empty.items() if is_empty}
+
+
+def _cells(row: Row, candidates: Sequence[Candidate]) -> list[str]:
+    """In the order of COLUMNS."""
     one = row.candidate
     case, place = one.case, one.place
-    nodes = nodes_of(one.nodes) if one.nodes > 1 or one.case.strategy.gpus == place.node.gpus else ""
-    at_once = f"{case.workload.batch}"
-    if case.accumulation_steps > 1:
-        at_once += f" x {case.accumulation_steps}"
+    steps = case.accumulation_steps
     return [
         way_of(one),
         f"{case.strategy.gpus:,}",
-        ", ".join(part for part in (place.gpu.key if named else "", nodes) if part),
+        f"{one.nodes:,}",
+        place.gpu.key,
         _partition_names(row.partitions),
-        f"{gib(one.needed)} of {gib(available_bytes(case))}",
-        at_once,
+        f"{gib(one.needed)}/{gib(available_bytes(case))}",
+        f"{case.workload.batch} x {steps}" if steps > 1 else f"{case.workload.batch}",
+        "on" if case.workload.checkpointing else "off",
         interval(one.duration),
         digits(one.gpu_hours),
-        digits(one.billing_units) if one.billing_units is not None else "",
-        ", ".join(_remarks(one, [other.candidate for other in rows])),
+        "" if one.billing_units is None else digits(one.billing_units),
+        ", ".join(_remarks(one, candidates)),
     ]
 
 
 def _remarks(one: Candidate, others: Sequence[Candidate]) -> list[str]:
-    remarks = ["<- best"] if one is others[0] else []
+    remarks = ["best"] if one is others[0] else []
     if one.tight:
         remarks.append("tight")
     if one.duration.jobs > 1:
-        remarks.append(f"{one.duration.jobs} jobs in a chain")
+        remarks.append(f"{one.duration.jobs} jobs")
     if one.idle_gpus:
         remarks.append(f"{one.idle_gpus} idle")
-    if one.case.workload.trains and not one.case.workload.checkpointing:
-        remarks.append("no checkpointing")
-    if one is _fastest(others) and len(others) > 1:
+    if one is _fastest(others) and one is not others[0]:
         remarks.append("fastest")
     return remarks
 

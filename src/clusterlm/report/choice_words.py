@@ -18,7 +18,6 @@ WAYS = {
     "tensor": "tensor",
     "pipeline": "pipeline",
 }
-OFFLOADED = {"cpu": " + CPU offload", "optimizer-cpu": " + optimizer on CPU", "nvme": " + NVMe offload"}
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 TIME_UNITS = ((86400, 2 * 86400, "days"), (3600, 5400, "h"), (60, 90, "min"), (1, 0, "s"))
 """Seconds of each unit, and from how many seconds on it is used."""
@@ -44,20 +43,24 @@ def way_of(one: Candidate) -> str:
 def way_not_possible(one: Rejected, *, trains: bool) -> str:
     """Of several sizes at once: without the number of GPUs."""
     if one.way.strategy in ("tensor", "pipeline") or trains:
-        return WAYS[one.way.strategy] + OFFLOADED.get(one.way.offload or "", "")
+        return WAYS[one.way.strategy] + _offloaded(one.way.offload)
     return "a whole copy"
 
 
 def way(strategy: str, copies: int | None, offload: str | None, *, gpus: int, trains: bool) -> str:
-    """FSDP; ZeRO-2 + optimizer on CPU; copies on 8; 2 copies of pipeline over 4."""
+    """'FSDP', 'ZeRO-2 + offload', '8 copies', '2 x pipeline 4': two copies, each over four GPUs."""
     if trains:
-        return WAYS[strategy] + OFFLOADED.get(offload or "", "")
+        return WAYS[strategy] + _offloaded(offload)
     if strategy == "ddp":
         return f"{gpus:,} copies"
     if strategy == "single":
         return WAYS[strategy]
-    each = f"{strategy} over {gpus // (copies or 1)}"
+    each = f"{strategy} {gpus // (copies or 1)}"
     return each if (copies or 1) == 1 else f"{copies} x {each}"
+
+
+def _offloaded(offload: str | None) -> str:
+    return "" if offload in (None, "none") else " + offload"
 
 
 def way_and_place(one: Candidate, *, named: bool) -> str:
@@ -93,10 +96,10 @@ def about(seconds: float) -> str:
 
 
 def interval(duration: Duration) -> str:
-    """'5.2 h (4.1 to 6.6)': in 8 of 10 runs."""
+    """'5.2 h (4.1-6.6)': in 8 of 10 runs."""
     size, name = _time_unit(duration.middle)
     low, middle, high = (digits(seconds / size) for seconds in (duration.low, duration.middle, duration.high))
-    return f"{middle} {name} ({low} to {high})"
+    return f"{middle} {name} ({low}-{high})"
 
 
 def _time_unit(seconds: float) -> tuple[int, str]:
@@ -107,7 +110,9 @@ def digits(amount: float) -> str:
     """Two digits that count, and all those before the point."""
     if amount >= 9.95:
         return f"{amount:,.0f}"
-    return f"{amount:.1f}" if amount >= 0.995 else f"{amount:.2g}"
+    if amount >= 0.995:
+        return f"{amount:.1f}"
+    return f"{amount:.2f}" if amount >= 0.0995 else f"{amount:.2g}"
 
 
 def gpu_hours(one: Candidate) -> str:
