@@ -42,7 +42,7 @@ REACHABLE = {
 """Largest measured products over the data sheet's peak: Stas Bekman, ml-engineering, "Maximum Achievable Matmul FLOPS"
 for A100, H100, GH200, H200, B200, MI250X and MI300X; the others are estimates (cards that their power limit holds down
 reach less of a high peak: L40S, L4, T4)."""
-REACHABLE_MEMORY = {"h20-96": 0.6}
+REACHABLE_MEMORY = {"h20-96": 0.75}
 """Qwen3-32B in 16 bits reads 65 GB a token in 38 to 48 ms, 1.4 to 1.7 of 4 TB/s: 78 multiprocessors do not draw it."""
 PULL = 0.01
 """Weight of the squared logarithm of a constant over its default, for each row's worth of error."""
@@ -72,7 +72,8 @@ def measured_value(row: Mapping[str, str]) -> float | None:
     total, each = row["tokens_per_s_total"], row["tokens_per_s_per_gpu"]
     if total:
         return float(total)
-    return float(each) * max(1, int(row["n_gpus"] or 1)) if each else None
+    count = row["n_gpus"] if row["n_gpus"].isdigit() else "1"
+    return float(each) * max(1, int(count)) if each else None
 
 
 def predicted_value(asked: Asked, known: Learned) -> float:
@@ -185,6 +186,10 @@ def fit(
 
 
 LEAST_COMPUTE_SHARE = 0.35
+MOST_WEIGHT_SHARE = 0.92
+"""What copies reach of the memory's bandwidth."""
+MOST_CACHE_PASSES = 6.0
+"""A cache that is copied to grow by a token is read, written, and read by attention, at some 60 % of the bandwidth."""
 LEAST_ATTENTION_SHARE = 0.15
 FIXED = {("generating", "vllm 0.4"): {"eager_after_tokens": 8192.0}}
 """Known without a measurement: vLLM 0.4's max_seq_len_to_capture."""
@@ -193,10 +198,14 @@ FIXED = {("generating", "vllm 0.4"): {"eager_after_tokens": 8192.0}}
 def bounded(name: str, value: float) -> float:
     if name in ("compute_share", "matmul_share"):
         value = max(value, LEAST_COMPUTE_SHARE)
+    if name == "cache_passes":
+        return min(value, MOST_CACHE_PASSES)
     if name == "sharpness":
         return min(max(value, 1.0), 8.0)
     if name == "attention_share":
         value = max(value, LEAST_ATTENTION_SHARE)
+    if name == "weight_share":
+        value = min(value, MOST_WEIGHT_SHARE)
     if name.endswith("_share"):
         return min(value, LARGEST_SHARE)
     if name.endswith("_factor") and "." in name:
@@ -216,6 +225,12 @@ def start_of(kind: str, key: str, name: str, kin: Mapping[str, float]) -> float:
     plain = name.replace("-experts.", ".")
     given = STARTS.get((kind, key), {})
     return given.get(name) or kin.get(name) or kin.get(plain) or default_of(kind, name)
+
+
+UNMEASURED_STORED = {"int8": {"matrix_microseconds": 120.0, "bytes_factor": 2.0, "compute_factor": 1.4}}
+"""bitsandbytes' LLM.int8, which no row has: each product quantises its input, multiplies outliers apart and scales
+back, some eight launches. Its authors' post (Hugging Face, August 2022): BLOOM-176B 15 to 23 % slower than in 16 bits,
+models of a few billion parameters two to three times."""
 
 
 KIN = {
@@ -307,7 +322,10 @@ def learn(path: Path) -> list[tuple[str, str, list[Measured], dict[str, float], 
     found = []
     for (kind, key), rows in sorted(groups(measurements(path)).items(), key=lambda one: generation_of(one[0])):
         kin = known.get(KIN.get(f"{kind}: {key}", ""), {})
-        values = known[f"{kind}: {key}"] = fit(kind, key, rows, kin)
+        values = fit(kind, key, rows, kin)
+        # An engine stores matrices as its kin do where no row of its own tells.
+        values = {name: value for name, value in kin.items() if "." in name} | values
+        known[f"{kind}: {key}"] = values
         found.append((kind, key, rows, kin, values))
     return found
 
@@ -333,6 +351,12 @@ class Fitted:
         return f"{self.kind}: {self.key}"
 
 
+FEW_ROWS = 20
+SEVERAL_MODELS = 6
+LEAST_SPREAD, LEAST_SPREAD_OF_FEW = 1.15, 1.3
+"""What no count of rows from one bench and one author's machines can narrow; with few models less can be said."""
+
+
 def table(fitted: Sequence[Fitted]) -> dict[str, Any]:
     counts: dict[str, int] = {}
     spreads: dict[str, float] = {}
@@ -343,9 +367,10 @@ def table(fitted: Sequence[Fitted]) -> dict[str, Any]:
         whole = [error for _, error in one.held_out]
         for name, found in {one.name: whole, **by_gpu}.items():
             counts[name] = len(found)
-            # Few rows tell little of their spread: it is not below that of all rows of the engine, nor below 1.1.
-            floor = spread_of(whole) if len(found) < 20 else 1.1
-            spreads[name] = round(max(spread_of(found), floor, 1.1), 3)
+            # Few rows tell little of their spread: it is not below that of all rows of the engine.
+            floor = spread_of(whole) if len(found) < FEW_ROWS else 1.0
+            least = LEAST_SPREAD if len({row.model for row in one.rows}) >= SEVERAL_MODELS else LEAST_SPREAD_OF_FEW
+            spreads[name] = round(max(spread_of(found), floor, least), 3)
     return {
         "generating": {one.key: asdict_rounded(one) for one in fitted if one.kind == "generating"},
         "training": {one.key: asdict_rounded(one) for one in fitted if one.kind == "training"},
@@ -362,7 +387,9 @@ def asdict_rounded(one: Fitted) -> dict[str, Any]:
             return {key: rounded(each) for key, each in value.items()}
         return float(f"{value:.4g}")
 
-    return dict(rounded(asdict(built(one.kind, one.key, one.values))))
+    found = dict(rounded(asdict(built(one.kind, one.key, one.values))))
+    found["stored"] = dict(sorted((UNMEASURED_STORED | found["stored"]).items()))
+    return found
 
 
 def print_rows(inside: Sequence[tuple[Measured, float]], outside: Sequence[tuple[Measured, float]]) -> None:

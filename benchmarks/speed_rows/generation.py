@@ -23,6 +23,8 @@ SOFTWARE_OF_SOURCE = {
     ("glm4", "transformers"): Software(version=(4, 42)),
 }
 """Versions of the documents that these tables stand in: each was made when its models came out."""
+SERVES = r"lmdeploy|tensorrt|\btrt|\btgi\b|text-generation-inference|fastgen|\bmii\b|gpt-fast|\bmlc\b"
+"""Engines with graphs of kernels and a paged cache, which no row has: as vLLM."""
 ENGINES = (
     (r"vllm", Software(engine="vllm", version=(0, 6))),
     (r"sglang", Software(engine="sglang", version=(0, 4))),
@@ -30,7 +32,8 @@ ENGINES = (
     (r"autoawq", Software(engine="autoawq", version=(0, 1))),
     (r"litgpt", Software(engine="litgpt", version=(0, 4))),
     (r"accelerate", Software(version=(4, 20))),
-    (r"lmdeploy|tensorrt|trt", Software(engine="sglang", version=(0, 4))),
+    (SERVES, Software(engine="vllm", version=(0, 6))),
+    (r"exllama|llama\.cpp|ggml|gguf", Software(engine="autoawq-gemv", version=(0, 1))),
     (r"transformers|^hf\b|hugging", Software(version=(4, 45))),
 )
 CUTS_MATRICES = ("vllm", "sglang")

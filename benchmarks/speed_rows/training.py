@@ -112,9 +112,11 @@ def software_of(given: Given) -> Software:
         return Software(engine="scattermoe", version=(1,), kernels="fused" if "foak" in text else "plain")
     if "fsdp_qlora" in text:
         return Software(version=(4, 38), engine="fsdp-qlora")
-    if not re.search(r"trainer|transformers|trl|peft|axolotl|accelerate", text):
+    if re.search(r"megatron|nemo|nanotron|neox|levanter", text):
+        return Software(engine="llm-foundry", version=(0, 3))
+    if not re.search(r"trainer|transformers|trl|peft|axolotl|accelerate|unsloth|lit-?gpt|deepspeed|fsdp", text):
         raise NotCovered(f"trainer {given['engine'][:40] or 'not stated'!r}")
-    kernels: Kernels = "fused-loss" if "liger" in text else "fused" if "foak" in text else "plain"
+    kernels: Kernels = "fused-loss" if "liger" in text or "unsloth" in text else "fused" if "foak" in text else "plain"
     stated = re.search(r"transformers[ =]+(\d+)\.(\d+)", text)
     return Software(version=(int(stated.group(1)), int(stated.group(2))) if stated else (4, 45), kernels=kernels)
 

@@ -41,15 +41,16 @@ class Generating:
     """Of the host for each expert of each layer: large where they are visited one by one."""
     weight_share: float = 0.75
     """Of the memory's bandwidth, reading weights."""
-    cache_passes: float = 2.0
+    cache_passes: float = 3.0
     """Times that the key/value cache is moved for one token, at the bandwidth of the data sheet."""
     expanded_gb_per_second: float = 2000.0
-    """Of the kernel in which one token attends to keys and values, counted for each query head, on any GPU."""
+    """Of the kernel in which one sequence's token attends to keys and values, counted for each query head, on any GPU:
+    one sequence does not fill it. Several share the bandwidth."""
     eager_layer_microseconds: float = 150.0
     """Of the host for one layer, more, beyond `eager_after_tokens` of context."""
     eager_after_tokens: float = 1e9
     """Longest context that CUDA graphs are recorded for."""
-    sequence_factor: float = 0.02
+    sequence_factor: float = 0.002
     """Time of the weights' products that each sequence of a batch beyond the first adds, as a share of the first's."""
     compute_share: float = 0.6
     """Of what large matrix products reach on the GPU, in the prefill."""

@@ -15,6 +15,8 @@ UNMEASURED_SPREAD = 2.0
 """Of an engine without a measurement."""
 UNMEASURED_GPU_FACTOR = 1.25
 """The spread is wider by this where the engine was measured on other GPUs only."""
+UNMEASURED_BATCH_FACTOR = 1.25
+"""And by this for several sequences at once where almost all rows have one."""
 START_SECONDS = 60.0
 """Python, torch and transformers from a shared file system, and the GPU's context. Generous: 38 s were measured for
 transformers 5 from a local disk, loading included."""
@@ -59,7 +61,7 @@ def step_parts(case: Case, links: Links, known: Learned) -> Parts:
         trainer = known.training.get(training_key(workload)) or known.training.get("other") or Training()
         return training_seconds(case, trainer, links, known)
     engine = known.generating.get(generating_key(workload)) or known.generating.get("other") or Generating()
-    prefill = prefill_seconds(case, engine, known, workload.tokens, head=workload.task == "embed")
+    prefill = prefill_seconds(case, engine, known)
     if workload.task == "embed":
         return prefill
     # The prefill gives the first token; the cache grows evenly, so the middle step is the mean one.
@@ -74,10 +76,11 @@ def confidence(case: Case, known: Learned) -> tuple[float, str]:
     key = training_key(case.workload) if trains else generating_key(case.workload)
     name = f"{'training' if trains else 'generating'}: {key}"
     here = f"{name}: {case.gpu.key}"
+    batched = UNMEASURED_BATCH_FACTOR if case.workload.task == "generate" and case.workload.batch > 1 else 1.0
     if here in known.spread:
-        return known.spread[here], f"{key} measured on {case.gpu.name} by {known.rows[here]} rows"
+        return known.spread[here] * batched, f"{key} measured on {case.gpu.name} by {known.rows[here]} rows"
     if name in known.spread:
-        spread = known.spread[name] * UNMEASURED_GPU_FACTOR
+        spread = known.spread[name] * UNMEASURED_GPU_FACTOR * batched
         return spread, f"data sheet of {case.gpu.name}; {key} measured on other GPUs by {known.rows[name]} rows"
     return UNMEASURED_SPREAD, f"data sheet; no measurement of {key}"
 

@@ -28,6 +28,8 @@ EXPERT_MATRICES = 3
 """Gate, up and down."""
 GROUPED_MICROSECONDS = 10.0
 """An engine that needs less for each expert does not visit them one by one."""
+FILLED_SHARE = 0.7
+"""Of the bandwidth, by attention over the caches of many sequences."""
 RESIDENT_SHARE = 0.6
 """Of the GPU's memory, for weights of a model that does not fit whole; the rest is cache and working memory."""
 DISK_GB_PER_SECOND = 3.0
@@ -49,7 +51,8 @@ def peak_flops(case: Case, learned: Learned, *, eight_bit: bool = False) -> floa
     reachable = reachable_share(gpu, learned)
     if eight_bit and gpu.eight_bit_tflops:
         return gpu.eight_bit_tflops * 1e12 * reachable
-    if case.compute_dtype == "float32":
+    emulated = case.compute_dtype == "bfloat16" and not gpu.bfloat16
+    if case.compute_dtype == "float32" or emulated:
         return gpu.float32_tflops * 1e12 * reachable
     return gpu.half_tflops * 1e12 * reachable
 
@@ -74,15 +77,15 @@ def bandwidth(gpu: Gpu, learned: Learned) -> float:
     return gpu.memory_gb_per_second * 1e9 * learned.reachable_memory.get(gpu.key, 1.0)
 
 
-def prefill_seconds(case: Case, engine: Generating, learned: Learned, tokens: int, *, head: bool) -> Parts:
-    """One forward pass over whole prompts; `head`: of every token, not of the last alone."""
+def prefill_seconds(case: Case, engine: Generating, learned: Learned) -> Parts:
+    """One forward pass over whole prompts; the head works on the last token of each."""
     workload, work = case.workload, work_of(case.shape, case.workload)
     stored = stored_constants(engine, work.stored, experts=bool(work.mixtures))
     peak = peak_flops(case, learned)
     sequences = max(1, workload.batch)
-    each = tokens / sequences
-    products = work.forward_flops(tokens) + work.head_flops(tokens if head else sequences)
-    attention = sequences * work.attention_flops(each)
+    tokens = sequences * workload.sequence_tokens
+    products = work.forward_flops(tokens) + work.head_flops(sequences)
+    attention = sequences * work.attention_flops(workload.sequence_tokens)
     seconds = products / (peak * engine.compute_share) * (stored.compute_factor if stored else 1)
     seconds += attention / (attention_flops_per_second(case, learned) * engine.attention_share)
     moved = tokens * work.layers * (BLOCK_PASSES * work.hidden_size + MLP_PASSES * work.widest)
@@ -100,8 +103,12 @@ def token_seconds(case: Case, engine: Generating, learned: Learned, context: flo
     speed = bandwidth(case.gpu, learned)
     weights = work.weight_bytes(batch) / speed / engine.weight_share * (stored.bytes_factor if stored else 1)
     weights *= 1 + engine.sequence_factor * (batch - 1)
+    products = (work.forward_flops(batch) + work.head_flops(batch)) * (stored.compute_factor if stored else 1)
+    weights = overlapped(weights, products / (peak_flops(case, learned) * engine.compute_share))
     cache = work.cache_elements(context) * size * engine.cache_passes / speed
-    cache += work.expanded_elements(context) * size / (engine.expanded_gb_per_second * 1e9)
+    # Sequences side by side fill the GPU that one of them leaves mostly idle.
+    alone = engine.expanded_gb_per_second * 1e9
+    cache += work.expanded_elements(context) * size / max(alone, min(batch * alone, FILLED_SHARE * speed))
     others = (2 * work.recurrent_bytes + work.vocabulary_size * SAMPLED_BYTES) / speed
     seconds = (weights + batch * (cache + others)) / case.strategy.tensor_degree
     seconds += streamed_seconds(case, engine, work)

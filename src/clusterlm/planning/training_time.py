@@ -29,6 +29,8 @@ HEAD_PASSES = 12.0
 FUSED_LOSS_PASSES = 3.0
 SELECTIVE_RECOMPUTED = 0.35
 """Share of a forward pass that torchtitan's checkpointing by operator computes again: every other product."""
+PIPELINE_BUBBLE = 1.2
+"""Time of a pipelined step over a full one's: (stages - 1) / micro-batches are idle (Megatron-LM, arXiv 2104.04473)."""
 HOST_PASSES = 2.5
 """Of forward passes that forward and backward keep the host busy for: autograd's engine is not Python."""
 OPTIMIZER_PASSES = {
@@ -71,7 +73,7 @@ def link_bytes_per_second(case: Case, links: Links) -> float:
 def _micro_batch(case: Case, trainer: Training, work: Work, learned: Learned) -> Parts:
     workload, strategy = case.workload, case.strategy
     stored = stored_constants(trainer, work.stored, experts=bool(work.mixtures))
-    cut = strategy.tensor_degree * strategy.context_degree
+    cut = strategy.tensor_degree * strategy.context_degree * _stages_at_once(case)
     again = 1.0 if workload.checkpointing and not workload.selective_checkpointing else 0.0
     again = SELECTIVE_RECOMPUTED if workload.selective_checkpointing else again
     # A frozen matrix has a gradient of its input alone; an adapter on it is small beside it.
@@ -87,6 +89,12 @@ def _micro_batch(case: Case, trainer: Training, work: Work, learned: Learned) ->
     host = trainer.step_milliseconds * 1e-3 + forward * (HOST_PASSES + again) * 1e-6
     overhead = overlapped(host, seconds) - seconds
     return {"compute": products / cut, "memory": seconds - products / cut, "overhead": overhead}
+
+
+def _stages_at_once(case: Case) -> float:
+    """Stages of a pipeline that work at the same time; layers that transformers lays over GPUs take turns."""
+    stages = case.strategy.pipeline_degree
+    return 1.0 if stages == 1 or case.workload.software.engine == "transformers" else stages / PIPELINE_BUBBLE
 
 
 def _product_seconds(case: Case, trainer: Training, work: Work, learned: Learned) -> float:
