@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from clusterlm.cli.main import main
 from clusterlm.cluster import shipped_clusters
+from clusterlm.units import slurm_seconds
 from tests.cli.running import clusterlm
 
 GIB = 2**30
@@ -284,6 +285,46 @@ def test_generating_ends_in_a_command_that_exists() -> None:
     assert {word for word in words if word.startswith("-")} <= known
 
 
+def asked_of_slurm(*arguments: object) -> dict[str, str]:
+    lines = part(text(*arguments), "REQUEST TO SLURM")[1:]
+    assert lines == planned(*arguments)["best"]["request"]
+    options = [line.removeprefix("#SBATCH ").partition("=") for line in lines]
+    return {name: value for name, _, value in options}
+
+
+def test_the_request_is_in_the_sites_own_spelling() -> None:
+    """LUMI user guide: --gpus-per-node, --account; CSC on Roihu: --gres=gpu:gh200:N; BSC: a QoS and no partition."""
+    lumi = asked_of_slurm(*LORA_70B, "--on", "lumi", "--gpus", 8, "--partition", "standard-g")
+    assert (lumi["--partition"], lumi["--nodes"], lumi["--gpus-per-node"]) == ("standard-g", "1", "8")
+    assert lumi["--account"] == "ACCOUNT" and "--exclusive" in lumi
+    # 56 of a node's 64 cores are for jobs, 480 of its 512 GiB.
+    assert (lumi["--cpus-per-task"], lumi["--mem"]) == ("56", "480G")
+    assert asked_of_slurm("gpt2", "--on", "roihu", "--gpus", 1)["--gres"] == "gpu:gh200:1"
+    bsc = asked_of_slurm("gpt2", "--on", "marenostrum5", "--gpus", 1)
+    assert bsc["--qos"] == "acc_ehpc" and "--partition" not in bsc
+    tutorial = asked_of_slurm("gpt2", "--on", "soundbendor", "--gpu", "t4", "--gpus", 2)
+    assert (tutorial["--nodelist"], tutorial["--account"], tutorial["--gres"]) == ("cn-m-1", "soundbendor", "gpu:2")
+    assert "--account" not in asked_of_slurm("gpt2", "--on", "snellius")
+
+
+def test_a_part_of_a_node_gets_its_part_of_cores_and_memory() -> None:
+    """VSC-5: two GPUs on a node of 128 cores with two threads each; a quarter of a Snellius A100 node has 18 cores."""
+    assert asked_of_slurm("gpt2", "--on", "vsc5", "--gpu", "a100", "--gpus", 1)["--cpus-per-task"] == "128"
+    assert asked_of_slurm("gpt2", "--on", "snellius", "--gpu", "a100", "--gpus", 1)["--cpus-per-task"] == "18"
+
+
+def test_the_time_asked_for_is_that_of_the_plan() -> None:
+    best = planned(*LORA_70B, "--on", "lumi")["best"]
+    [time] = [line.partition("--time=")[2] for line in best["request"] if "--time=" in line]
+    assert slurm_seconds(time) == best["duration"]["asked"]
+
+
+def test_where_no_job_can_be_submitted_none_is_asked_for() -> None:
+    for cluster in ("laptop", "puhti"):
+        assert planned("gpt2", "--on", cluster)["best"]["request"] == []
+        assert "#SBATCH" not in text("gpt2", "--on", cluster)
+
+
 @pytest.mark.parametrize("command", [LORA_70B, ["gpt2", "--task", "embed"], ["gpt2", "--engine", "vllm"]])
 def test_no_command_is_shown_that_does_not_exist(command: list[str]) -> None:
     said = text(*command, "--on", "snellius")
@@ -370,6 +411,24 @@ def test_a_file_of_ones_own_can_be_named_in_three_ways(tmp_path: Path) -> None:
     assert planned("gpt2", "--on", "lumi")["best"]["gpu"] == "mi250x"
     # The command to type again names the file, or it would mean another cluster.
     assert f"--cluster {file}" in text("gpt2", "--task", "embed", "--cluster", file)
+
+
+def scontrol(folder: Path, name: str) -> None:
+    """Stands for Slurm's command on a login node: the one line that is read of it."""
+    script = folder / "scontrol"
+    script.write_text(f"#!/bin/sh\necho 'ClusterName             = {name}'\n")
+    script.chmod(0o755)
+
+
+def test_the_cluster_that_one_is_on_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert planned("gpt2", "--on", "auto")["cluster"]["name"] == "laptop"
+    scontrol(tmp_path, "snellius")
+    assert planned("gpt2", "--on", "auto")["cluster"]["name"] == "snellius"
+    scontrol(tmp_path, "elsewhere")
+    refused = clusterlm("plan", "gpt2", "--on", "auto")
+    assert refused.exit_code == 2
+    assert "'elsewhere'" in refused.stderr and "clusterlm clusters probe" in refused.stderr
 
 
 def test_the_json_has_the_documented_keys() -> None:

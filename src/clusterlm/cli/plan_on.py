@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from clusterlm.worker.trace.request import Trace
 
 AUTO = "auto"
+LAPTOP = "laptop"
+"""Where there is no Slurm."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,19 @@ def chosen_cluster(on: str | None, file: str | None) -> Cluster:
 
 def recognised() -> str:
     """The cluster that this machine belongs to."""
-    import socket  # for this alone
+    import shutil
+    import socket
 
-    host = socket.gethostname()
-    name = recognise(None, host)
+    from clusterlm.slurm.client import cluster_name
+
+    if shutil.which("scontrol") is None:
+        return LAPTOP
+    slurm, host = cluster_name(), socket.gethostname()
+    name = recognise(slurm, host)
     if name is None:
-        hint = "--on NAME (clusterlm clusters list), or clusterlm clusters probe, which writes a profile of this one"
-        raise UsageError(f"no profile fits this machine ({host})", where="--on auto", hint=hint)
+        hint = "clusterlm clusters probe writes its profile; or --on NAME (clusterlm clusters list)"
+        problem = f"no profile fits this cluster: its Slurm is called {slurm!r}, this host {host!r}"
+        raise UsageError(problem, where="--on auto", hint=hint)
     return name
 
 

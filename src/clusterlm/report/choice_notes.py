@@ -79,12 +79,12 @@ def unverified(place: Place) -> list[str]:
     priced = cluster.billing if place.node.billing_units_per_gpu_hour is not None else None
     tables: list[tuple[str, Sourced | None, dict[str, str]]] = [
         ("", place.node, NODE_FACTS),
-        (f"of partition {place.partition_name} ", place.partition, PARTITION_FACTS),
+        (f" of partition {place.partition_name}", place.partition, PARTITION_FACTS),
         ("", cluster.request if cluster.slurm else None, REQUEST_FACTS),
         ("", priced, BILLING_FACTS),
     ]
     return [
-        of + ", ".join(found)
+        ", ".join(found) + of
         for of, table, words in tables
         if table and (found := [words[name] for name in table.unverified if name in words])
     ]

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import PurePath
 from typing import Any
 
+from clusterlm.cluster import NodeType
 from clusterlm.planning.candidates import Candidate
 from clusterlm.planning.planner import Plan
 from clusterlm.planning.wishes import flag
+from clusterlm.slurm.job import Job
+from clusterlm.slurm.script import script
+
+ACCOUNT = "ACCOUNT"
+"""Stands for the user's own, which no profile knows."""
 
 ON_ONE_NODE = ("single", "pipeline")
 """Strategies that `clusterlm generate` has, by itself."""
@@ -39,26 +46,58 @@ def settings_command(plan: Plan, model: str, one: Candidate, on: str) -> str:
     return f"clusterlm plan {shlex.quote(model)} --on {shlex.quote(on)} {pinning_flags(plan, one)}"
 
 
-def request_lines(one: Candidate) -> tuple[str, ...]:
-    """What the site's Slurm is asked for, as the head of a script; none where there is no Slurm."""
-    return ()
+def request_lines(one: Candidate, model: str) -> tuple[str, ...]:
+    """The #SBATCH lines in the site's own spelling; none where there is no Slurm, or none any more."""
+    cluster = one.place.cluster
+    if not cluster.slurm or cluster.status == "retired":
+        return ()
+    return tuple(line for line in script(cluster, job_of(one, model)).splitlines() if line.startswith("#SBATCH"))
+
+
+def job_of(one: Candidate, model: str) -> Job:
+    """With the share of each node's CPUs and RAM that belongs to its GPUs."""
+    place, node = one.place, one.place.node
+    task, needs_account = one.case.workload.task, place.cluster.request.account
+    on_node = one.allocated_gpus // one.nodes
+    room = place.host_bytes(one.case.strategy.gpus)
+    return Job(
+        name=f"{task}-{PurePath(model).name}",
+        partition=place.partition_name,
+        node_type=place.node_name,
+        nodes=one.nodes,
+        gpus_per_node=on_node,
+        seconds=one.duration.asked,
+        command=("clusterlm", task, model),
+        output="slurm-%j.out",
+        cpus_per_task=_cpus(node, on_node),
+        memory_gib=None if room is None else room // 2**30,
+        account=ACCOUNT if needs_account and place.cluster.request.account_name is None else None,
+    )
+
+
+def _cpus(node: NodeType, gpus: int) -> int | None:
+    """As Slurm counts them; None where the profile does not say."""
+    there = node.cpus or node.cores
+    if there is None:
+        return None
+    threads = there // node.cores if node.cores else 1
+    share = node.cores_per_gpu * threads * gpus if node.cores_per_gpu else there * gpus // node.gpus
+    return min(share, there)
 
 
 def next_step(plan: Plan, model: str, on: str) -> str:
-    """The request and the command of the best way; without a command the flags that pin it."""
+    """The request to Slurm, and the command of the best way; where there is none yet, the flags that pin it."""
     best = plan.best
     if best is None:
         return ""
-    command = run_command(model, best)
-    lines = request_lines(best)
-    if command is None:
-        what = "THE SAME AGAIN, EACH CHOICE IN ITS FLAG"
-        return "\n".join([*_titled("REQUEST", lines), what, settings_command(plan, model, best, on)])
-    return "\n".join([*_titled("REQUEST", (*lines, command))])
-
-
-def _titled(title: str, lines: tuple[str, ...]) -> list[str]:
-    return [title, *lines, ""] if lines else []
+    request, command = request_lines(best, model), run_command(model, best)
+    if command:
+        parts = [["COMMAND, IN THE JOB" if request else "COMMAND", command]]
+    else:
+        parts = [["SETTINGS (no command of clusterlm runs this yet)", settings_command(plan, model, best, on)]]
+    if request:
+        parts.insert(0, ["REQUEST TO SLURM", *request])
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def run_command(model: str, one: Candidate) -> str | None:

@@ -71,7 +71,7 @@ def _best(plan: Plan, best: Candidate, model: str) -> dict[str, Any]:
             "spread": pace.spread,
             "basis": pace.basis,
         },
-        "request": list(request_lines(best)),
+        "request": list(request_lines(best, model)),
         "command": run_command(model, best),
     }
 
