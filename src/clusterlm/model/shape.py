@@ -122,8 +122,10 @@ class Quantisation:
         return linear in self.skipped or f"layers.{layer}.{linear}" in self.skipped
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelShape:
+    """Compared by identity, which is quick: what follows from a shape is remembered under it."""
+
     name: str
     architecture: str
     """`model_type` of config.json."""
@@ -143,7 +145,7 @@ class ModelShape:
     """Vision towers, projectors, encoder norms: counted, never quantised by the text model's settings."""
     quantisation: Quantisation | None = None
     source: str = ""
-    traits: dict[str, str] = field(default_factory=dict, hash=False)
+    traits: dict[str, str] = field(default_factory=dict)
     """Facts that change how activations are saved and that no size tells: activation function, norm kind."""
 
     def __post_init__(self) -> None:
@@ -157,10 +159,6 @@ class ModelShape:
                     by_identity[id(layer)] = known.setdefault(layer, layer)
                 layers.append(by_identity[id(layer)])
             object.__setattr__(self, name, tuple(layers))
-
-    def __hash__(self) -> int:
-        """By the name alone, which is quick: what follows from a shape is remembered under it."""
-        return hash(self.name)
 
     @cached_property
     def counted_layers(self) -> tuple[tuple[Layer, int], ...]:

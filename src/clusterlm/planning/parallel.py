@@ -11,6 +11,7 @@ has been compared yet.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from clusterlm.model.shape import Attention, FeedForward, Layer, Linear, ModelShape
@@ -54,6 +55,7 @@ def _law(shape: ModelShape, workload: Workload) -> Law | None:
     return nearest_law(shape, setup) if setup else None
 
 
+@lru_cache(maxsize=64)
 def rank_shape(shape: ModelShape, degree: int) -> ModelShape:
     """What one rank of a tensor-parallel group holds."""
     cut = {id(layer): _cut_layer(shape, layer, degree) for layer, _ in shape.counted_layers}
@@ -110,20 +112,23 @@ def parallel_training_phases(
     stages = strategy.pipeline_degree
     found = []
     for stage in range(stages):
-        computed = replace(shape, layers=_layers_of_stage(shape, stage, stages), encoder_layers=())
+        first, last = stage == 0, stage == stages - 1
+        computed = _computed_by_stage(shape, stage, stages)
         held = _held_by_stage(computed, stage, stages)
-        regions = _regions_of_stage(law.setup["regions"], first=stage == 0, last=stage == stages - 1)
-        source, in_flight = PIPELINE_SOURCE, stages - stage if workload.accumulation else 1
-        mine = replace(law, setup={**law.setup, "regions": regions})
-        found.append(_phases(mine, computed, held, workload, workspace, source, in_flight, last=stage == stages - 1))
+        in_flight = stages - stage if workload.accumulation else 1
+        mine = _law_of_stage(law, first, last)
+        found.append(_phases(mine, computed, held, workload, workspace, PIPELINE_SOURCE, in_flight, last=last))
     return found
 
 
-def _layers_of_stage(shape: ModelShape, stage: int, stages: int) -> tuple[Layer, ...]:
+@lru_cache(maxsize=64)
+def _computed_by_stage(shape: ModelShape, stage: int, stages: int) -> ModelShape:
     count = len(shape.layers)
-    return shape.layers[stage * count // stages : (stage + 1) * count // stages]
+    layers = shape.layers[stage * count // stages : (stage + 1) * count // stages]
+    return replace(shape, layers=layers, encoder_layers=())
 
 
+@lru_cache(maxsize=64)
 def _held_by_stage(stage_shape: ModelShape, stage: int, stages: int) -> ModelShape:
     """The first stage has the embedding, the last one norm and head; a tied table stands on both."""
     first, last = stage == 0, stage == stages - 1
@@ -134,6 +139,11 @@ def _held_by_stage(stage_shape: ModelShape, stage: int, stages: int) -> ModelSha
         final_norm_parameters=stage_shape.final_norm_parameters if last else 0,
         other_parameters=stage_shape.other_parameters if first else 0,
     )
+
+
+@lru_cache(maxsize=64)
+def _law_of_stage(law: Law, first: bool, last: bool) -> Law:
+    return replace(law, setup={**law.setup, "regions": _regions_of_stage(law.setup["regions"], first=first, last=last)})
 
 
 def _regions_of_stage(regions: list[dict[str, Any]], *, first: bool, last: bool) -> list[dict[str, Any]]:
