@@ -59,7 +59,7 @@ def gpu_nodes(nodes: Collection[SlurmNode], told: Mapping[str, str]) -> dict[str
     for node in nodes:
         for gpu in node.gpus:
             if not is_slice(gpu.type):
-                kind = kind_of(gpu.type, node.features, told)
+                kind = kind_of(gpu.type, node.features | node.gpu_memory_gres, told)
                 groups.setdefault((gpu.type, gpu.count, kind, node.architecture), []).append(node)
     types = [GpuNodes(*facts, members=tuple(members)) for facts, members in groups.items()]
     return dict(sorted(zip(_names(types), types, strict=True)))
@@ -91,7 +91,8 @@ def told_apart(types: Mapping[str, GpuNodes]) -> dict[str, GpuNodes]:
 
 def price_of_gpu(nodes: GpuNodes, seen: Observation) -> float | None:
     """Billing units of a GPU with its share of cores and memory in an hour; None: no weights, or several."""
-    weights = [part.billing_weights for part in seen.partitions if part.name in nodes.partitions and part.usable]
+    parts = [part for part in seen.partitions if part.name in nodes.partitions and part.usable]
+    weights = [part.billing_weights for part in parts if part.billing_weights]
     prices = {_price(nodes, weight, seen.highest_weight_counts) for weight in weights}
     return prices.pop() or None if len(prices) == 1 else None
 

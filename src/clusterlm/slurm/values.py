@@ -12,6 +12,7 @@ KEY = re.compile(r"(?:^|\s)([A-Z][A-Za-z_]*)=")
 """Keys of `scontrol --oneliner` begin with a capital. Those inside a value (CfgTRES=cpu=8) follow no blank."""
 LOCALITY = re.compile(r"\([^)]*\)")
 """gpu:v100:4(S:0-1): which sockets; gpu:a100:2(IDX:0,3): which cards."""
+GPU_MEMORY = re.compile(r"(vram|gpu_?mem)[a-z]*:", re.IGNORECASE)
 MIB_OF = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2, "P": 1024**3}
 NOTHING = {"", "(null)", "N/A", "n/a", "NONE", "None", "UNLIMITED", "INFINITE", "ALL"}
 
@@ -37,6 +38,8 @@ class SlurmNode:
     """That jobs may use."""
     features: frozenset[str]
     partitions: tuple[str, ...]
+    gpu_memory_gres: frozenset[str] = frozenset()
+    """Entries of Gres by which some sites say the GPU's memory: VramPerGpu:no_consume:94G."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +105,21 @@ def configuration_of(text: str) -> dict[str, str]:
 
 
 def node_of(values: Mapping[str, str]) -> SlurmNode:
+    gres = values.get("Gres", "")
     cpus = _number(values, "CPUTot")
     cores = _number(values, "Sockets", 1) * _number(values, "CoresPerSocket", 1)
     per_core = max(1, cpus // max(1, cores))  # 1 where Slurm counts cores, 2 where it counts hardware threads
     usable = _number(values, "CPUEfctv", cpus - per_core * _number(values, "CoreSpecCount", 0))  # since Slurm 22.05
     return SlurmNode(
         name=_text(values, "NodeName"),
-        gpus=gpus_of(values.get("Gres", "")),
+        gpus=gpus_of(gres),
         architecture=values.get("Arch", "x86_64"),
         cores=usable // per_core,
         cpus=usable,
         memory_mib=_number(values, "RealMemory") - _number(values, "MemSpecLimit", 0),
         features=frozenset(_list(values.get("AvailableFeatures", ""))),
         partitions=_list(values.get("Partitions", "")),
+        gpu_memory_gres=frozenset(entry for entry in gres.split(",") if GPU_MEMORY.match(entry)),
     )
 
 
