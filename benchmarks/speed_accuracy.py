@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows.conditions import read_rows
-from benchmarks.speed_fit import held_out_errors, measured_value, predicted_value, without
+from benchmarks.speed_fit import held_out_errors, without
 from benchmarks.speed_rows import Asked, NotCovered, asked_by
+from benchmarks.speed_rows.measured import measured_value, predicted_value
 from clusterlm.errors import ClusterlmError
 from clusterlm.planning.efficiency import learned
 from clusterlm.planning.speed import confidence, tokens_of_a_step

@@ -109,14 +109,16 @@ def software_of(given: Given) -> Software:
         compiled = "compile" in given["note"] or bool(re.search(r"chunked CE|AC yes|LoRA", given["note"]))
         return Software(engine="torchtune" if compiled else "torchtune-eager", version=(0, 5), compiled=compiled)
     if "scattermoe" in text:
-        return Software(engine="scattermoe", version=(1,), kernels="fused" if "foak" in text else "plain")
+        alone = not re.search(r"-ep(?!1\b)\d+", text)
+        kernels: Kernels = "fused" if "foak" in text else "plain"
+        return Software(engine="scattermoe" if alone else "scattermoe-ep", version=(1,), kernels=kernels)
     if "fsdp_qlora" in text:
         return Software(version=(4, 38), engine="fsdp-qlora")
     if re.search(r"megatron|nemo|nanotron|neox|levanter", text):
         return Software(engine="llm-foundry", version=(0, 3))
     if not re.search(r"trainer|transformers|trl|peft|axolotl|accelerate|unsloth|lit-?gpt|deepspeed|fsdp", text):
         raise NotCovered(f"trainer {given['engine'][:40] or 'not stated'!r}")
-    kernels: Kernels = "fused-loss" if "liger" in text or "unsloth" in text else "fused" if "foak" in text else "plain"
+    kernels = "fused-loss" if "liger" in text or "unsloth" in text else "fused" if "foak" in text else "plain"
     stated = re.search(r"transformers[ =]+(\d+)\.(\d+)", text)
     return Software(version=(int(stated.group(1)), int(stated.group(2))) if stated else (4, 45), kernels=kernels)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from clusterlm.planning.adapters import trained_parameters
 from clusterlm.planning.case import Case
 from clusterlm.planning.efficiency import Learned, Training, stored_constants
 from clusterlm.planning.links import Links
-from clusterlm.planning.network import gathered_bytes, gradient_element_bytes
+from clusterlm.planning.network import gradient_element_bytes
 from clusterlm.planning.step_time import (
     BLOCK_PASSES,
     DISK_GB_PER_SECOND,
@@ -19,7 +18,7 @@ from clusterlm.planning.step_time import (
     peak_flops,
 )
 from clusterlm.planning.weights import element_bytes
-from clusterlm.planning.work import Work, work_of
+from clusterlm.planning.work import Work, trained_of, work_of
 from clusterlm.strategy import SHARDS_OPTIMIZER, SHARDS_PARAMETERS
 
 COMMUNICATION_SHARPNESS = 2.0
@@ -29,6 +28,8 @@ HEAD_PASSES = 12.0
 FUSED_LOSS_PASSES = 3.0
 SELECTIVE_RECOMPUTED = 0.35
 """Share of a forward pass that torchtitan's checkpointing by operator computes again: every other product."""
+EXPERT_PARALLEL = "scattermoe-ep"
+"""fms-acceleration's plugin: each GPU keeps experts of its own, outside of FSDP."""
 PIPELINE_BUBBLE = 1.2
 """Time of a pipelined step over a full one's: (stages - 1) / micro-batches are idle (Megatron-LM, arXiv 2104.04473)."""
 HOST_PASSES = 2.5
@@ -105,7 +106,7 @@ def _product_seconds(case: Case, trainer: Training, work: Work, learned: Learned
     dense = 2 * (work.dense_weights + work.head_weights) * tokens
     adapters = 0.0
     if case.workload.method != "full":
-        adapters = 2 * trained_parameters(case.shape, case.workload) * tokens
+        adapters = 2 * trained_of(case.shape, case.workload) * tokens
     return (dense + adapters + 2 * experts * tokens / trainer.expert_share) / peak
 
 
@@ -130,15 +131,26 @@ def _sent_bytes(case: Case) -> tuple[float, float]:
         return 0.0, 0.0
     share = (ranks - 1) / ranks
     cut = strategy.tensor_degree * strategy.pipeline_degree
-    gradients = _trained(case) * gradient_element_bytes(workload, strategy) / cut
+    trained = _gathered_bytes(case) / 2 if workload.software.engine == EXPERT_PARALLEL else _trained(case)
+    gradients = trained * gradient_element_bytes(workload, strategy) / cut
     if strategy.sharding in SHARDS_PARAMETERS:
-        weights = gathered_bytes(case.shape, workload) / cut
+        weights = _gathered_bytes(case) / cut
         return share * (2 * weights + gradients), 0.0
     return 0.0, 2 * share * gradients
 
 
+def _gathered_bytes(case: Case) -> float:
+    """Weights that travel: in the type computed in, or as stored; where experts stay on their GPUs, the others."""
+    work = work_of(case.shape, case.workload)
+    if case.workload.software.engine == EXPERT_PARALLEL:
+        return work.dense_bytes
+    if case.workload.method == "full":
+        return case.shape.parameters * element_bytes(case.workload.dtype)
+    return work.all_bytes
+
+
 def _trained(case: Case) -> float:
-    return float(trained_parameters(case.shape, case.workload))
+    return float(trained_of(case.shape, case.workload))
 
 
 def _tensor_parallel(case: Case, trainer: Training, steps: int, work: Work, links: Links) -> float:
@@ -163,7 +175,7 @@ def _update(case: Case, trainer: Training, learned: Learned, steps: int) -> Part
         return {"optimizer": moved / (bandwidth(case.gpu, learned) * OPTIMIZER_SHARE)}
     here = min(strategy.gpus_per_node, strategy.gpus)
     parts = {"optimizer": moved * here / (HOST_MEMORY_GB_PER_SECOND * 1e9)}
-    weights = gathered_bytes(case.shape, workload) / cut / shards
+    weights = _gathered_bytes(case) / cut / shards
     over_link = 2 * own * element_bytes(workload.dtype)
     if strategy.offload in ("cpu", "nvme"):
         over_link += steps * (2 * weights + own * element_bytes(workload.dtype))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from clusterlm.model.shape import Attention, Linear, ModelShape, Recurrent
+from clusterlm.planning.adapters import trained_parameters
 from clusterlm.planning.weights import Scheme, element_bytes, linear_bytes, scheme_of, weight_sizes
 from clusterlm.planning.workload import Workload
 
@@ -120,6 +121,22 @@ def work_of(shape: ModelShape, workload: Workload) -> Work:
             _known.clear()
         _known[key] = shape, _count(shape, workload.dtype, workload.quantise)
     return _known[key][1]
+
+
+_trained: dict[tuple[object, ...], tuple[ModelShape, int]] = {}
+"""Trained parameters, remembered in the same way."""
+
+
+def trained_of(shape: ModelShape, workload: Workload) -> int:
+    if workload.method == "full":
+        return shape.parameters
+    grouped = workload.software.version >= (5,)
+    key = id(shape), workload.method, workload.lora_rank, workload.lora_targets, workload.software.engine, grouped
+    if key not in _trained:
+        if len(_trained) >= MOST_KEPT:
+            _trained.clear()
+        _trained[key] = shape, trained_parameters(shape, workload)
+    return _trained[key][1]
 
 
 def stored_as(shape: ModelShape, quantise: str | None) -> str:
