@@ -34,6 +34,7 @@ total, largest = calculate_maximum_sizes(model)
 print(total, largest[0])
 """
 CLUSTERLM, ACCELERATE, PYTHON = "clusterlm plan", "accelerate estimate-memory", "python -c pass"
+ON_CLUSTERS = ("lumi", "snellius")
 
 
 def main() -> None:
@@ -56,6 +57,7 @@ def measured(folder: Path, runs: int) -> dict[str, list[float]]:
     commands = {
         PYTHON: [sys.executable, "-c", "pass"],
         CLUSTERLM: [*plan, "--method", "lora", "--micro-batch", "4"],
+        **{f"{CLUSTERLM} --on {name}": on_cluster(folder, name) for name in ON_CLUSTERS},
         ACCELERATE: [sys.executable, "-W", "ignore", "-c", PEER, str(folder)],
     }
     # Compiled modules are kept, as on any machine where a command runs twice.
@@ -68,6 +70,11 @@ def measured(folder: Path, runs: int) -> dict[str, list[float]]:
             if round_number:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def on_cluster(folder: Path, name: str) -> list[str]:
+    """All ways to train there, ranked."""
+    return [sys.executable, "-m", "clusterlm", "plan", str(folder), "--on", name, "--method", "lora"]
 
 
 def report(model: str, seconds: dict[str, list[float]], runs: int) -> list[str]:

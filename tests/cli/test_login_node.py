@@ -20,6 +20,7 @@ HEAVY = ["torch", "transformers", "accelerate", "peft", "trl", "datasets", "bits
         ["runs", "--help"],
         ["plan", "--help"],
         ["plan", "meta-llama/Llama-3.1-8B", "--gpu", "a100-80", "--method", "lora", "--explain"],
+        ["plan", "meta-llama/Llama-3.1-70B", "--on", "lumi", "--method", "lora"],
     ],
 )
 def test_a_light_command_loads_nothing_heavy(arguments: list[str]) -> None:
@@ -31,6 +32,21 @@ try:
 except SystemExit as ended:
     assert not ended.code, ended.code
 print("LOADED", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "LOADED []"
+
+
+def test_a_plan_on_a_shipped_cluster_loads_no_pydantic() -> None:
+    """It takes longer to load than the plan to make; a user's own file alone is checked by it."""
+    program = """
+import sys
+from clusterlm.cli.main import main
+try:
+    main(["plan", "gpt2", "--on", "lumi"])
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print("LOADED", [name for name in ("pydantic", "numpy", "pandas") if name in sys.modules])
 """
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "LOADED []"

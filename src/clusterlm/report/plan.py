@@ -159,7 +159,7 @@ def _gpus(case: Case) -> str:
         ways.append(strategy.sharding.upper())
     if strategy.offload != "none":
         ways.append(f"offload: {strategy.offload}")
-    return f"{strategy.gpus} x {gpu.name} on {nodes}; {', '.join(ways)}"
+    return f"{strategy.gpus} x {gpu.name}, on {nodes}; {', '.join(ways)}"
 
 
 def _changes(verdict: Verdict) -> str:
