@@ -17,7 +17,7 @@ LAST = ("other_sources", "unverified", "notes")
 
 def profile_text(cluster: Cluster, remarks: Sequence[str] = ()) -> str:
     """TOML, with the remarks as comments above. cluster.read_cluster reads it back to the same value."""
-    comments = [f"# {line}" for remark in remarks for line in remark.splitlines()]
+    comments = [f"# {_comment(line)}" for remark in remarks for line in remark.splitlines()]
     return "\n".join([*comments, *_table((), cluster)]).lstrip("\n") + "\n"
 
 
@@ -65,6 +65,11 @@ def _value(value: Any) -> str:
 
 def _key(name: str) -> str:
     return name if BARE_KEY.fullmatch(name) else _text(name)
+
+
+def _comment(line: str) -> str:
+    """TOML allows no control characters in one."""
+    return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _text(value: str) -> str:
