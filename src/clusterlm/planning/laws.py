@@ -170,8 +170,7 @@ def moments(law: Law, shape: ModelShape, step: Step, phases: tuple[str, ...]) ->
         else:
             place_of, rises = region["event"], iter([(_rise(region, outside, backward=backward), range(1))])
         for rise, layers in rises:
-            left_out = max(0, len(layers) - 2 * WALKED)
-            for number in (*layers[:WALKED], *layers[WALKED + left_out :]):
+            for number in layers if len(layers) <= 2 * WALKED else (*layers[:WALKED], *layers[-WALKED:]):
                 passed = abs(number - layers[0])
                 before = kept + passed * rise.kept, gradients + passed * rise.gradients
                 found.append(Moment(phase, place_of, *before, rise.working, rise.highest, number))
