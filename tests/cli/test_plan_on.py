@@ -274,6 +274,12 @@ def test_each_way_out_fits_when_its_flags_are_added(command: list[str]) -> None:
         assert f"it would fit with {plan['remedies'][0]['words']}" in plan["headline"]
 
 
+def test_where_the_users_own_choices_stand_in_the_way_they_are_named() -> None:
+    """Full fine-tuning of 70.55 billion parameters has 16 bytes of states for each: 1,051 GiB, on 8 GCDs 131 each."""
+    first = text("meta-llama/Llama-3.1-70B", "--method", "full", "--on", "lumi", "--gpus", 8, status=DOES_NOT_FIT)
+    assert re.search(r"without --gpus 8 it fits: .* on \d+ nodes \(\d+ GCDs\), [\d.]+ GiB$", first.splitlines()[0])
+
+
 # ------------------------------------------------------------------------------------------------------ what to do
 def test_generating_ends_in_a_command_that_exists() -> None:
     said = text("meta-llama/Llama-3.1-8B", "--on", "lumi", "--new-tokens", 99, "--gpus", 1)

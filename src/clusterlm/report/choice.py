@@ -61,6 +61,10 @@ def _nothing_fits(plan: Plan) -> str:
     lacks = f"{gib(closest.needed)} of {gib(closest.available)} GiB{ram}"
     text = f"Does not fit on {plan.cluster.name}: the closest is {way} on {place}: {lacks},"
     text += f" {gib(closest.needed - closest.available)} GiB too much"
+    free = plan.unpinned
+    if free:
+        way = way_and_place(free, named=several_kinds(plan))
+        return f"{text}; without {_choices(plan)} it fits: {way}, {gib(free.needed)} GiB"
     if not plan.remedies:
         return f"{text}. Nothing that was tried fits."
     first = plan.remedies[0]
@@ -232,9 +236,10 @@ def _cost_of_pins(plan: Plan) -> str:
         text = f"{best.idle_gpus} {unit} of the {best.allocated_gpus} that are paid for stay idle: "
         lines.append(f"{text}{best.place.partition_name} gives whole nodes of {best.place.node.gpus}")
     if best and free:
-        choices = ", ".join(f"{flag(name)} {_flag_value(plan, name)}".strip() for name in pinned(plan.wishes))
         better = f"{way_and_place(free, named=several_kinds(plan))}: about {about(free.duration.middle)}, {price(free)}"
-        lines.append(f"your choices ({choices}) {_what_they_cost(best, free, plan.prefer)}; without them: {better}")
+        lines.append(
+            f"your choices ({_choices(plan)}) {_what_they_cost(best, free, plan.prefer)}; without them: {better}"
+        )
     return noted(lines)
 
 
@@ -263,6 +268,9 @@ def _price(one: Candidate) -> float:
     return one.gpu_hours if one.billing_units is None else one.billing_units
 
 
-def _flag_value(plan: Plan, name: str) -> str:
-    value = getattr(plan.wishes, name)
-    return "" if isinstance(value, bool) else str(value)
+def _choices(plan: Plan) -> str:
+    """'--gpus 4, --partition small-g': what the user decided in the planner's place."""
+    given = {name: getattr(plan.wishes, name) for name in pinned(plan.wishes)}
+    return ", ".join(
+        flag(name) if isinstance(value, bool) else f"{flag(name)} {value}" for name, value in given.items()
+    )
