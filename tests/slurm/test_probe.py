@@ -144,7 +144,7 @@ def test_each_mistake_of_a_profile_is_told_and_nothing_else(profile: Path) -> No
         ("partitions.short.limit", "00:03:00", "00:02:00"),
         ("partitions.whole.max_nodes", "4", "3"),
         ("partitions.whole.whole_nodes", "no", "yes"),
-        ("partitions.lower", "lower", "no such partition with GPUs that is up"),
+        ("partitions.lower", "lower", "no partition with GPUs that is up and open to you"),
         ("partitions.low", "none", "nodes a100, v100, up to 1-00:00:00"),
     }
 

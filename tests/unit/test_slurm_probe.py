@@ -120,6 +120,18 @@ def test_where_a_job_must_name_a_qos_each_is_a_way_to_ask() -> None:
     assert cluster.partitions["zen3_devel"].purpose == "test"
 
 
+def test_partitions_for_other_accounts_are_left_out_and_said_to_be() -> None:
+    mine = (Association("mine", None, ("normal",), None),)
+    partitions = (part(), part("theirs", allowed_accounts=("theirs",)), part("ours", allowed_accounts=("mine", "x")))
+    everywhere = node("n1", partitions=("gpu", "theirs", "ours"))
+    probed = probe(seen(everywhere, partitions=partitions, associations=mine))
+    assert {key: p.rule for key, p in probed.cluster.partitions.items()} == {
+        "gpu": None,
+        "ours": "only for accounts mine, x",
+    }
+    assert "partitions for other accounts than yours are left out: theirs" in probed.notes
+
+
 def test_the_highest_weight_counts_where_the_site_says_so() -> None:
     weighed = (part(billing_weights={"cpu": 1.0, "gres/gpu": 30.0}),)  # 32 CPUs and 1 GPU make a quarter of a node
     assert probe(seen(node("n1"), partitions=weighed)).cluster.nodes["a100"].billing_units_per_gpu_hour == 62

@@ -57,7 +57,8 @@ QOS_PARTITION = (
     "Default=YES QoS=N/A DefaultTime=NONE DisableRootJobs=NO ExclusiveUser=NO GraceTime=0 Hidden=NO MaxNodes=1 "
     "MaxTime=UNLIMITED MinNodes=0 LLN=NO MaxCPUsPerNode=UNLIMITED Nodes=htc-n[24-49] PriorityJobFactor=1 "
     "PriorityTier=1 RootOnly=NO ReqResv=NO OverSubscribe=NO OverTimeLimit=NONE PreemptMode=CANCEL State=UP "
-    "TotalCPUs=1792 TotalNodes=30 TRES=cpu=1792,mem=19587200M,node=30,billing=2448 TRESBillingWeights=CPU=1.0,Mem=0.128G"
+    "TotalCPUs=1792 TotalNodes=30 TRES=cpu=1792,mem=19587200M,node=30,billing=2448 "
+    "TRESBillingWeights=CPU=1.0,Mem=0.128G"
 )
 
 

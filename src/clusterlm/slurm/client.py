@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from clusterlm.errors import SlurmError
 from clusterlm.slurm.values import (
@@ -100,7 +100,14 @@ def default_account(user: str) -> str | None:
 
 
 def cluster_name() -> str:
-    return configuration()["ClusterName"]
+    return name_in(configuration())
+
+
+def name_in(settings: Mapping[str, str]) -> str:
+    """ClusterName of a configuration()."""
+    if "ClusterName" not in settings:
+        raise SlurmError("Slurm's configuration names no cluster", where="scontrol show config")
+    return settings["ClusterName"]
 
 
 def _accounting(what: str, fields: str, *conditions: str) -> list[list[str]]:

@@ -17,6 +17,7 @@ PROMISES = ("cores", "cpus", "host_memory_gib")
 """Of a node: the profile may say less."""
 CEILINGS = ("max_gpus", "max_nodes", "max_running", "max_submitted")
 FLOORS = ("min_gpus", "min_nodes")
+NOT_OPEN = "no partition with GPUs that is up and open to you"
 NOT_COMPARED = "access, storage, software, how much memory and how many cores come with a GPU: Slurm does not know them"
 
 
@@ -111,7 +112,7 @@ def _all_partitions(profile: Cluster, probed: Cluster, same: Mapping[str, str]) 
         if slurms is not None:
             yield from _partition(f"partitions.{key}", part, slurms, same)
         elif part.partition != "":
-            yield Finding(f"partitions.{key}", part.partition or key, "no such partition with GPUs that is up")
+            yield Finding(f"partitions.{key}", part.partition or key, NOT_OPEN)
     asked = {part.partition or key for key, part in profile.partitions.items()}
     for key, part in probed.partitions.items():
         if (part.partition or key) not in asked and all(p.partition != "" for p in profile.partitions.values()):

@@ -23,7 +23,7 @@ def partitions_of(seen: Observation, types: Mapping[str, GpuNodes], source: str)
     tables: dict[str, Partition] = {}
     for part in seen.partitions:
         nodes = tuple(key for key, node_type in types.items() if part.name in node_type.partitions)
-        if not nodes or not part.usable:
+        if not nodes or not part.usable or for_others(part, seen):
             continue
         own = [limits for limits in seen.qos if limits.name == part.qos]
         for name in _to_be_named(part, seen):
@@ -43,6 +43,12 @@ def partitions_of(seen: Observation, types: Mapping[str, GpuNodes], source: str)
                 **values,
             )
     return tables
+
+
+def for_others(part: SlurmPartition, seen: Observation) -> bool:
+    """Only for accounts that this user has not."""
+    own = {association.account for association in seen.associations}
+    return bool(part.allowed_accounts and own and not own & set(part.allowed_accounts))
 
 
 def _to_be_named(part: SlurmPartition, seen: Observation) -> tuple[str | None, ...]:

@@ -46,7 +46,7 @@ def observe() -> Observation:
     """SlurmError where there is no Slurm or it does not answer; without accounting its part is left out."""
     settings = client.configuration()
     seen = Observation(
-        cluster_name=settings["ClusterName"],
+        cluster_name=client.name_in(settings),
         version=settings.get("SLURM_VERSION", "of an unknown version"),
         date=datetime.date.today().isoformat(),
         user=getpass.getuser(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from clusterlm.cluster.profile import Access, Billing, Cluster, NodeType, Request, Source
 from clusterlm.errors import SlurmError, UsageError, did_you_mean
 from clusterlm.slurm.gpu_kind import UNTYPED, checked_kinds, is_slice
-from clusterlm.slurm.limits import partitions_of
+from clusterlm.slurm.limits import for_others, partitions_of
 from clusterlm.slurm.node_types import GpuNodes, gpu_nodes, price_of_gpu, told_apart
 from clusterlm.slurm.observation import Observation
 
@@ -117,6 +117,8 @@ def _notes(seen: Observation, types: Mapping[str, GpuNodes], cluster: Cluster) -
         yield f"in no partition that is up, and left out: {', '.join(unused)}"
     if closed := [part.name for part in seen.partitions if not part.usable]:
         yield f"partitions that are not up are left out: {', '.join(closed)}"
+    if others := [part.name for part in seen.partitions if for_others(part, seen)]:
+        yield f"partitions for other accounts than yours are left out: {', '.join(others)}"
     for key, partition in cluster.partitions.items():
         if "purpose" in partition.unverified:
             yield f"partitions.{key}: meant for tests or sessions, by its name alone"
