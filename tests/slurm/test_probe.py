@@ -170,3 +170,16 @@ def test_a_machine_without_slurm_has_nothing_to_compare(lab: Lab) -> None:
     done = clusterlm("clusters", "probe", "laptop")
     assert done.exit_code == 2
     assert "laptop has no Slurm" in done.stderr
+
+
+def test_a_plan_finds_the_cluster_it_runs_on_by_the_probed_profile(
+    profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "clusterlm" / "clusters"
+    own.mkdir(parents=True)
+    profile.rename(own / "here.toml")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    done = clusterlm("plan", "meta-llama/Llama-3.2-1B", "--on", "auto", "--gpu", "v100-32", "--json")
+    assert done.exit_code == 0, done.output
+    assert "v100" in done.stdout
+    assert '"here"' in done.stdout
