@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import replace
 from functools import cache
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.rows.conditions import read_rows
 from benchmarks.speed_accuracy import as_json, evaluate, score
 from clusterlm.cluster import find_gpu, gpus
 from clusterlm.model.architectures import shape_from_config
@@ -86,6 +88,20 @@ def test_a_row_that_says_too_little_has_a_reason_and_no_prediction() -> None:
     row |= {"tokens_per_s_total": "12", "tokens_per_s_per_gpu": ""}
     found = score(row | {"task": "inference", "hf_id": LLAMA, "engine": "vLLM", "gpu": "abacus"})
     assert found.predicted is None and "abacus" in found.reason
+
+
+def test_rows_with_exchanged_conditions_end_in_a_prediction_or_a_reason() -> None:
+    if not MEASURED.exists():
+        pytest.skip("optional: needs the table of published speeds, shared/facts/measured_speed.csv")
+    rows, chance = read_rows(MEASURED), random.Random(0)
+    strange = ("", "0", "-1", "variable", "1,024", "nan", "MI250X", "foo/bar-7B", "int8", "Qwen/Qwen3-8B")
+    columns = ("hf_id", "model", "task", "engine", "dtype", "seq_len", "gen_len", "batch", "n_gpus", "gpu", "note")
+    for _ in range(1000):
+        row = dict(chance.choice(rows))
+        for column in chance.sample(columns, 2):
+            row[column] = chance.choice((chance.choice(strange), chance.choice(rows)[column]))
+        found = score(row)
+        assert found.reason or (found.predicted and 0 < found.predicted < 1e9), row
 
 
 # ---- by hand --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ UNMEASURED_SPREAD = 2.0
 UNMEASURED_GPU_FACTOR = 1.25
 """The spread is wider by this where the engine was measured on other GPUs only."""
 UNMEASURED_BATCH_FACTOR = 1.25
-"""And by this for several sequences at once where almost all rows have one."""
+"""And by this for several texts at once, and for embedding: almost all rows generate one."""
 START_SECONDS = 60.0
 """Python, torch and transformers from a shared file system, and the GPU's context. Generous: 38 s were measured for
 transformers 5 from a local disk, loading included."""
@@ -76,7 +76,8 @@ def confidence(case: Case, known: Learned) -> tuple[float, str]:
     key = training_key(case.workload) if trains else generating_key(case.workload)
     name = f"{'training' if trains else 'generating'}: {key}"
     here = f"{name}: {case.gpu.key}"
-    batched = UNMEASURED_BATCH_FACTOR if case.workload.task == "generate" and case.workload.batch > 1 else 1.0
+    alone = trains or (case.workload.task == "generate" and case.workload.batch == 1)
+    batched = 1.0 if alone else UNMEASURED_BATCH_FACTOR
     if here in known.spread:
         return known.spread[here] * batched, f"{key} measured on {case.gpu.name} by {known.rows[here]} rows"
     if name in known.spread:
