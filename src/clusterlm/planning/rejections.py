@@ -13,7 +13,7 @@ class Rejection:
     """One strategy on one type of node."""
 
     nearest_miss: Rejected
-    """Of those with this strategy and this lack, the one on the most GPUs: it lacks least."""
+    """Of those with this strategy and this lack the one that lacks least: in training the one on the most GPUs."""
     fewest_gpus: int
     most_gpus: int
     instead: Candidate | None
@@ -37,7 +37,7 @@ def rejections(rejected: Sequence[Rejected], ranked: Sequence[Candidate]) -> tup
 
 
 def _together(group: Sequence[Rejected], ranked: Sequence[Candidate]) -> Rejection:
-    miss = min(group, key=lambda one: (-one.way.gpus, one.excess))
+    miss = min(group, key=lambda one: (-one.way.gpus if one.way.trains else 0, one.excess, one.way.gpus))
     counts = [one.way.gpus for one in group]
     return Rejection(miss, min(counts), max(counts), _nearest(miss, ranked))
 

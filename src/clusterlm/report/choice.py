@@ -55,11 +55,11 @@ def _nothing_fits(plan: Plan) -> str:
     closest = plan.closest
     assert closest is not None and closest.case is not None
     gpus = closest.case.strategy.gpus
-    way = way_not_possible(closest, trains=closest.case.workload.trains)
+    way = f"{way_not_possible(closest, trains=closest.case.workload.trains)} " if gpus > 1 else ""
     place = where(closest.place, gpus, named=several_kinds(plan))
     ram = " of RAM on each node" if closest.on_host else ""
     lacks = f"{gib(closest.needed)} of {gib(closest.available)} GiB{ram}"
-    text = f"Does not fit on {plan.cluster.name}: the closest is {way} on {place}: {lacks},"
+    text = f"Does not fit on {plan.cluster.name}: the closest is {way}on {place}: {lacks},"
     text += f" {gib(closest.needed - closest.available)} GiB too much"
     free = plan.unpinned
     if free:

@@ -35,9 +35,16 @@ def work(case: Case) -> str:
 
 
 def way_of(one: Candidate) -> str:
+    """'FSDP', 'ZeRO-2 + offload', '8 copies', '2 x pipeline 4': two copies, each over four GPUs."""
     wishes, strategy = one.wishes, one.case.strategy
     name = wishes.strategy or "single"
-    return way(name, wishes.copies, wishes.offload, gpus=strategy.gpus, trains=one.case.workload.trains)
+    if one.case.workload.trains:
+        return WAYS[name] + _offloaded(wishes.offload)
+    if name == "ddp":
+        return f"{strategy.gpus:,} copies"
+    degrees = [("tensor", strategy.tensor_degree), ("pipeline", strategy.pipeline_degree)]
+    each = " + ".join(f"{cut} {degree}" for cut, degree in degrees if degree > 1) or WAYS[name]
+    return f"{wishes.copies} x {each}" if (wishes.copies or 1) > 1 else each
 
 
 def way_not_possible(one: Rejected, *, trains: bool) -> str:
@@ -45,18 +52,6 @@ def way_not_possible(one: Rejected, *, trains: bool) -> str:
     if one.way.strategy in ("tensor", "pipeline") or trains:
         return WAYS[one.way.strategy] + _offloaded(one.way.offload)
     return "a whole copy"
-
-
-def way(strategy: str, copies: int | None, offload: str | None, *, gpus: int, trains: bool) -> str:
-    """'FSDP', 'ZeRO-2 + offload', '8 copies', '2 x pipeline 4': two copies, each over four GPUs."""
-    if trains:
-        return WAYS[strategy] + _offloaded(offload)
-    if strategy == "ddp":
-        return f"{gpus:,} copies"
-    if strategy == "single":
-        return WAYS[strategy]
-    each = f"{strategy} {gpus // (copies or 1)}"
-    return each if (copies or 1) == 1 else f"{copies} x {each}"
 
 
 def _offloaded(offload: str | None) -> str:
