@@ -40,6 +40,10 @@ UNMEASURED_STORED = {"int8": {"matrix_microseconds": 120.0, "bytes_factor": 2.0,
 back, some eight launches. Its authors' post (Hugging Face, August 2022): BLOOM-176B 15 to 23 % slower than in 16 bits,
 models of a few billion parameters two to three times."""
 KIN = {
+    "generating: litgpt": "generating: transformers 4.4x",
+    "generating: autoawq-gemv": "generating: vllm",
+    "training: llm-foundry": "training: transformers",
+    "training: torchtune": "training: transformers",
     "generating: transformers 4.3x": "generating: transformers 4.4x",
     "generating: transformers": "generating: transformers 4.4x",
     "generating: transformers 4.2x": "generating: transformers 4.3x",
