@@ -22,7 +22,9 @@ WHAT = [
     click.option("--gpu", metavar="NAME", help="Kind of GPU: a100-80, h100-80, mi250x ...  [needed without --on]"),
     click.option("--task", metavar="[generate|embed|train]", help="What the model does.  [generate]"),
     click.option("--method", metavar="[full|lora|qlora]", help="How it is trained; says --task train too.  [full]"),
-    click.option("--batch", type=int, help="Sequences at once on a GPU; of a whole step in training.  [1]"),
+    click.option(
+        "--batch", type=int, help="Sequences at once on a GPU; of a whole step in training.  [1; --on: 64 a step]"
+    ),
     click.option("--micro-batch", type=int, help="Training: sequences at once on a GPU.  [1]"),
     click.option("--sequence-length", type=int, help="Tokens of a sequence, or of a prompt.  [2048]"),
     click.option("--new-tokens", type=int, help="Tokens of an answer.  [256]"),
@@ -87,6 +89,7 @@ def plan(
 
     MODEL is a folder with a config.json, a model id of the Hugging Face hub, or a name from the built-in catalogue,
     which needs no network. --on CLUSTER finds the best way to run it there; --gpu alone counts the memory of one way.
+    In brackets is what is meant where nothing is said; with --on the sizes and numbers that fit best are found instead.
 
     \b
     Exit status: 0 it fits; 3 it does not; 1 and 2 as everywhere.

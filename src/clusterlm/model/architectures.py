@@ -52,5 +52,5 @@ def _shape(values: Config, model_type: str) -> ModelShape:
 def _unknown(model_type: str, name: str) -> ModelError:
     close = nearest(model_type, known_architectures())
     likely = f"did you mean {close!r}? " if close else ""
-    hint = f"{likely}`clusterlm plan --trace` counts any architecture that the installed transformers knows"
+    hint = f"{likely}`clusterlm plan --gpu NAME --trace` counts any architecture that the installed transformers knows"
     return ModelError(f"its architecture {model_type!r} is not in clusterlm's table", where=name, hint=hint)

@@ -115,7 +115,7 @@ def _compressed_tensors(settings: Config, shape: ModelShape) -> Quantisation | N
         raise ModelError(
             f"its matrices are stored in several formats: {names}",
             where=settings.model,
-            hint="`clusterlm plan --trace` counts what the installed transformers makes of it",
+            hint="`clusterlm plan --gpu NAME --trace` counts what the installed transformers makes of it",
         )
     targets = [target for group in groups for target in group.items("targets")] or ["Linear"]
     return _spared(found.pop(), settings, shape, targets, keeps_head=False)

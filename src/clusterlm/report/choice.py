@@ -28,7 +28,7 @@ from clusterlm.report.choice_words import (
     work,
 )
 from clusterlm.report.explain import explained
-from clusterlm.report.plan import asked_rows, gib, items_of_peak, memory_tables, model_line, parts_line
+from clusterlm.report.plan import asked_rows, counted, gib, items_of_peak, memory_tables, model_line, parts_line
 from clusterlm.report.table import aligned, bar
 
 WIDTH = 110
@@ -115,13 +115,15 @@ def _asked(plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
 
 def _work_to_do(best: Candidate) -> str:
     todo, wishes = best.amount, best.wishes
-    if todo.records is not None:
-        kind = "new tokens" if best.case.workload.task == "generate" else "tokens"
-        text = f"{todo.records:,} {'prompts' if kind == 'new tokens' else 'texts'}, {todo.tokens:,} {kind}"
+    tokens = counted(todo.tokens, "token")
+    if best.case.workload.task == "generate":
+        text = f"{counted(todo.records or 0, 'prompt')}, {counted(todo.tokens, 'new token')}"
+    elif todo.records is not None:
+        text = f"{counted(todo.records, 'text')}, {tokens}"
     elif wishes.epochs and wishes.epochs > 1:
-        text = f"{todo.tokens // wishes.epochs:,} tokens x {wishes.epochs} epochs = {todo.tokens:,} tokens"
+        text = f"{counted(todo.tokens // wishes.epochs, 'token')} x {wishes.epochs} epochs = {tokens}"
     else:
-        text = f"{todo.tokens:,} tokens"
+        text = tokens
     return f"{text} (assumed: {todo.flag} sets it)" if todo.assumed else text
 
 

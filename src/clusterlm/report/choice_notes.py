@@ -13,6 +13,8 @@ from clusterlm.planning.planner import Plan
 from clusterlm.planning.verdict import Verdict
 from clusterlm.report.plan import gib
 
+PLAIN_RAM = 16 * 2**30
+"""What any machine with a GPU has."""
 NODE_FACTS = {
     "gpu": "the kind of GPU",
     "gpus": "GPUs of a node",
@@ -67,7 +69,7 @@ def _of_place(best: Candidate) -> Iterator[str]:
     elif cluster.access.internet is None and cluster.slurm:
         yield "whether compute nodes reach the network is not known: better fetch the model and the data before"
     needed = sum(item.bytes for item in host_items(best.case.shape, best.case.workload, best.case.strategy))
-    if place.host_bytes(best.case.strategy.gpus) is None:
+    if place.host_bytes(best.case.strategy.gpus) is None and needed > PLAIN_RAM:
         yield f"how much RAM its nodes have is not known here: this needs {gib(needed)} GiB of each"
     if unchecked := unverified(place):
         yield f"no source that was read confirms {'; '.join(unchecked)} (clusterlm clusters show {cluster.name})"
