@@ -62,7 +62,9 @@ def test_the_headline_has_the_way_the_memory_the_time_and_the_price() -> None:
 
 def test_lumi_bills_half_a_gpu_hour_for_a_gcd_and_hour() -> None:
     """LUMI user guide, billing policy: GPU-core-hours x 0.5."""
-    best = planned(*LORA_70B, "--on", "lumi")["best"]
+    plan = planned(*LORA_70B, "--on", "lumi")
+    best = plan["best"]
+    assert any("half a GPU-hour for each GCD" in note for note in plan["notes"])
     assert best["billing_units"] == pytest.approx(best["gpu_hours"] / 2)
     assert best["gpu_hours"] == pytest.approx(best["allocated_gpus"] * best["duration"]["middle"] / 3600)
 

@@ -11,6 +11,7 @@ from clusterlm.planning.host import host_items
 from clusterlm.planning.places import Place
 from clusterlm.planning.planner import Plan
 from clusterlm.planning.verdict import Verdict
+from clusterlm.report.choice_words import billing_unit
 from clusterlm.report.plan import gib
 
 PLAIN_RAM = 16 * 2**30
@@ -62,6 +63,8 @@ def _of_place(best: Candidate) -> Iterator[str]:
     cluster, partition = place.cluster, place.partition
     if partition.rule:
         yield f"partition {place.partition_name}: {partition.rule}"
+    if cluster.billing and cluster.billing.rule and best.billing_units is not None:
+        yield f"price in {billing_unit(cluster.billing)}: {cluster.billing.rule}"
     if best.duration.jobs > 1:
         yield f"one job would pass the limit of {partition.limit}: {best.duration.jobs} jobs, each continues the last"
     if cluster.access.internet is False:
