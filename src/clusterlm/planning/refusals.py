@@ -34,7 +34,12 @@ def cautions(case: Case) -> tuple[str, ...]:
         found.append(f"{tokens:,} tokens are beyond the {context:,} that {shape.name} was made for: bad text, no crash")
     if workload.dtype == "bfloat16" and not gpu.bfloat16:
         found.append(f"{gpu.name} has no bfloat16 arithmetic: torch emulates it, slowly; --dtype float16 is as small")
-    if workload.trains and workload.dtype == "float16" and workload.method == "full" and not workload.autocast:
+    if case.compute_dtype == "float32":
+        half = "bfloat16" if gpu.bfloat16 else "float16"
+        found.append(f"computed in float32: --dtype {half} takes half the memory and far less time")
+    deepspeed = strategy.sharding.startswith("zero")  # keeps float32 copies of its own
+    pure = workload.trains and workload.method == "full" and not workload.autocast and not deepspeed
+    if pure and workload.dtype == "float16":
         found.append("training pure float16 weights overflows; --autocast keeps them in float32")
     loaded = QUANTISED_WHILE_LOADING.get(workload.software.engine, ())
     if workload.quantise and workload.quantise not in loaded:

@@ -36,7 +36,7 @@ def remedies(search: Search, where: list[Place], wishes: Wishes, lacking: Reject
 def _that_fit(search: Search, where: list[Place], wishes: Wishes, trials: Iterable[Trial]) -> Iterator[Remedy]:
     for trial in trials:
         try:
-            candidates, _ = search.run(where, replace(wishes, **trial.wishes), EFFORTS[:1])
+            candidates, _ = search.run(where, replace(wishes, **trial.wishes), EFFORTS[:2])
         except ClusterlmError:  # wishes that contradict what was asked already
             continue
         if candidates:
