@@ -1,0 +1,109 @@
+"""What follows from a plan on a cluster: the request to its Slurm, the command, and what its user must know besides."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from clusterlm.cli.main import main
+from clusterlm.units import slurm_seconds
+from tests.cli.running import clusterlm
+from tests.cli.test_plan_on import LORA_70B, part, planned, text
+
+
+# ------------------------------------------------------------------------------------------------------ what to do
+def test_generating_ends_in_a_command_that_exists() -> None:
+    said = text("meta-llama/Llama-3.1-8B", "--on", "lumi", "--new-tokens", 99, "--gpus", 1)
+    [command] = [line for line in said.splitlines() if line.startswith("clusterlm generate")]
+    words = shlex.split(command)
+    assert words[2:6] == ["meta-llama/Llama-3.1-8B", "INPUT", "-o", "OUTPUT"]
+    assert words[words.index("--max-new-tokens") + 1] == "99"
+    known = {name for option in main.commands["generate"].params for name in option.opts}
+    assert {word for word in words if word.startswith("-")} <= known
+
+
+def asked_of_slurm(*arguments: object) -> dict[str, str]:
+    lines = part(text(*arguments), "REQUEST TO SLURM")[1:]
+    assert lines == planned(*arguments)["best"]["request"]
+    options = [line.removeprefix("#SBATCH ").partition("=") for line in lines]
+    return {name: value for name, _, value in options}
+
+
+def test_the_request_is_in_the_sites_own_spelling() -> None:
+    """LUMI user guide: --gpus-per-node, --account; CSC on Roihu: --gres=gpu:gh200:N; BSC: a QoS and no partition."""
+    lumi = asked_of_slurm(*LORA_70B, "--on", "lumi", "--gpus", 8, "--partition", "standard-g")
+    assert (lumi["--partition"], lumi["--nodes"], lumi["--gpus-per-node"]) == ("standard-g", "1", "8")
+    assert lumi["--account"] == "ACCOUNT" and "--exclusive" in lumi
+    # 56 of a node's 64 cores are for jobs, 480 of its 512 GiB.
+    assert (lumi["--cpus-per-task"], lumi["--mem"]) == ("56", "480G")
+    assert asked_of_slurm("gpt2", "--on", "roihu", "--gpus", 1)["--gres"] == "gpu:gh200:1"
+    bsc = asked_of_slurm("gpt2", "--on", "marenostrum5", "--gpus", 1)
+    assert bsc["--qos"] == "acc_ehpc" and "--partition" not in bsc
+    tutorial = asked_of_slurm("gpt2", "--on", "soundbendor", "--gpu", "t4", "--gpus", 2)
+    assert (tutorial["--nodelist"], tutorial["--account"], tutorial["--gres"]) == ("cn-m-1", "soundbendor", "gpu:2")
+    assert "--account" not in asked_of_slurm("gpt2", "--on", "snellius")
+
+
+def test_a_part_of_a_node_gets_its_part_of_cores_and_memory() -> None:
+    """VSC-5: two GPUs on a node of 128 cores with two threads each; a quarter of a Snellius A100 node has 18 cores."""
+    assert asked_of_slurm("gpt2", "--on", "vsc5", "--gpu", "a100", "--gpus", 1)["--cpus-per-task"] == "128"
+    assert asked_of_slurm("gpt2", "--on", "snellius", "--gpu", "a100", "--gpus", 1)["--cpus-per-task"] == "18"
+
+
+def test_the_time_asked_for_is_that_of_the_plan() -> None:
+    best = planned(*LORA_70B, "--on", "lumi")["best"]
+    [time] = [line.partition("--time=")[2] for line in best["request"] if "--time=" in line]
+    assert slurm_seconds(time) == best["duration"]["asked"]
+
+
+def test_where_no_job_can_be_submitted_none_is_asked_for() -> None:
+    for cluster in ("laptop", "puhti"):
+        assert planned("gpt2", "--on", cluster)["best"]["request"] == []
+        assert "#SBATCH" not in text("gpt2", "--on", cluster)
+
+
+@pytest.mark.parametrize("command", [LORA_70B, ["gpt2", "--task", "embed"], ["gpt2", "--engine", "vllm"]])
+def test_no_command_is_shown_that_does_not_exist(command: list[str]) -> None:
+    said = text(*command, "--on", "snellius")
+    shown = [line for line in said.splitlines() if line.startswith("clusterlm ")]
+    assert [line.split()[1] for line in shown] == ["plan"]
+    assert planned(*command, "--on", "snellius")["best"]["command"] is None
+    again = clusterlm(*shlex.split(shown[0])[1:])
+    assert again.exit_code == 0
+    assert again.stdout.splitlines()[0] == said.splitlines()[0]
+
+
+# ----------------------------------------------------------------------------------------------------------- notes
+def notes(*arguments: object, status: int = 0) -> str:
+    return "\n".join(planned(*arguments, status=status)["notes"])
+
+
+def test_a_retired_cluster_can_be_planned_and_names_its_successor() -> None:
+    """CSC: Puhti was closed on 31 July 2026; Roihu follows it."""
+    said = notes("gpt2", "--on", "puhti")
+    assert "puhti went out of service on 2026-07-31" in said and "--on roihu" in said
+    assert "out of service" not in notes("gpt2", "--on", "roihu")
+
+
+def test_compute_nodes_without_a_network_are_pointed_out() -> None:
+    """CINECA and BSC: compute nodes of Leonardo and MareNostrum 5 reach no network."""
+    for cluster in ("leonardo", "marenostrum5"):
+        assert "fetch the model" in notes("gpt2", "--on", cluster)
+    assert "fetch the model" not in notes("gpt2", "--on", "lumi")
+
+
+def test_facts_that_nobody_checked_are_named() -> None:
+    said = notes("gpt2", "--on", "snellius", "--gpu", "h100")
+    assert "no source that was read confirms the kind of GPU, price of a GPU-hour" in said
+    assert "confirms" not in notes("gpt2", "--on", "snellius", "--gpu", "a100")
+
+
+def test_a_partitions_own_rule_is_said() -> None:
+    said = notes("gpt2", "--on", "roihu", "--partition", "gpularge")
+    assert "partition gpularge: the project must have passed a scalability test" in said
+
+
+def test_the_cautions_of_the_memory_are_kept() -> None:
+    """A V100 has no bfloat16."""
+    assert "no bfloat16" in notes("gpt2", "--on", "puhti", "--dtype", "bfloat16")
