@@ -155,46 +155,70 @@ def without(*names: str) -> Name:
     return lambda row: tuple(str(getattr(row, name)) for name in names)
 
 
-def held_out(
-    kind: str,
-    key: str,
-    rows: Sequence[Measured],
-    kin: Mapping[str, float],
-    values: Mapping[str, float],
+@dataclass(frozen=True)
+class Engine:
+    kind: str
+    key: str
+    rows: list[Measured]
+    values: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}: {self.key}"
+
+
+def learn(rows: Iterable[Measured]) -> dict[str, Engine]:
+    """Each engine's constants, kin before those that learn from them."""
+    found: dict[str, Engine] = {}
+    for (kind, key), mine in sorted(groups(rows).items(), key=lambda one: generation_of(one[0])):
+        kin = found.get(KIN.get(f"{kind}: {key}", ""))
+        one = Engine(kind, key, mine, learned_from(kind, key, mine, kin.values if kin else {}))
+        found[one.name] = one
+    return found
+
+
+def learned_from(kind: str, key: str, rows: Sequence[Measured], kin: Mapping[str, float]) -> dict[str, float]:
+    """An engine stores matrices as its kin do where no row of its own tells; without any row it is as its kin."""
+    if not rows:
+        return dict(kin)
+    return {name: value for name, value in kin.items() if "." in name} | fit(kind, key, rows, kin)
+
+
+def held_out(engines: Mapping[str, Engine], together: Name) -> dict[str, list[tuple[Measured, float]]]:
+    """Errors of all rows by engine, each predicted by constants that the rows left out with it have not taught: neither
+    its engine's nor its kin's."""
+    found: dict[str, list[tuple[Measured, float]]] = {name: [] for name in engines}
+    for left_out in sorted({together(row) for one in engines.values() for row in one.rows}):
+        known: dict[str, dict[str, float]] = {}
+        for name, one in engines.items():
+            mine = [row for row in one.rows if together(row) == left_out]
+            if mine:
+                values = learned_without(engines, name, left_out, together, known)
+                found[name] += zip(mine, errors(one.kind, one.key, values, mine), strict=True)
+    return found
+
+
+def learned_without(
+    engines: Mapping[str, Engine],
+    name: str,
+    left_out: tuple[str, ...],
     together: Name,
-) -> list[tuple[Measured, float]]:
-    """Each model of each source predicted from the other rows of its engine; where there is no other, from its kin."""
-    found = []
-    for left_out in sorted({together(row) for row in rows}):
-        others = [row for row in rows if together(row) != left_out]
-        mine = [row for row in rows if together(row) == left_out]
-        # Where nothing is left of an engine there is nothing to start from either.
-        learnt = fit(kind, key, others, kin) if others else dict(kin)
-        known = learned_of(kind, key, built(kind, key, learnt))
-        found += [(row, math.log(predicted_value(row.asked, known) / row.value)) for row in mine]
-    return found
-
-
-def learn(path: Path) -> list[tuple[str, str, list[Measured], dict[str, float], dict[str, float]]]:
-    """Of each engine: kind, key, rows, the constants of its kin, and its own."""
-    known: dict[str, dict[str, float]] = {}
-    found = []
-    for (kind, key), rows in sorted(groups(measurements(path)).items(), key=lambda one: generation_of(one[0])):
-        kin = known.get(KIN.get(f"{kind}: {key}", ""), {})
-        values = fit(kind, key, rows, kin)
-        # An engine stores matrices as its kin do where no row of its own tells.
-        values = {name: value for name, value in kin.items() if "." in name} | values
-        known[f"{kind}: {key}"] = values
-        found.append((kind, key, rows, kin, values))
-    return found
+    known: dict[str, dict[str, float]],
+) -> dict[str, float]:
+    if name not in engines:
+        return {}
+    if name not in known:
+        one, parent = engines[name], KIN.get(name, "")
+        kin = learned_without(engines, parent, left_out, together, known)
+        others = [row for row in one.rows if together(row) != left_out]
+        same_kin = parent not in engines or kin == engines[parent].values
+        whole = len(others) == len(one.rows) and same_kin
+        known[name] = one.values if whole else learned_from(one.kind, one.key, others, kin)
+    return known[name]
 
 
 def held_out_errors(path: Path, together: Name) -> list[float]:
-    return [
-        error
-        for kind, key, rows, kin, values in learn(path)
-        for _, error in held_out(kind, key, rows, kin, values, together)
-    ]
+    return [error for mine in held_out(learn(measurements(path)), together).values() for _, error in mine]
 
 
 @dataclass(frozen=True)
@@ -271,18 +295,17 @@ def main() -> int:
     parser.add_argument("--rows", action="store_true", help="each row's errors")
     chosen = parser.parse_args()
     fitted = []
-    for kind, key, rows, kin, values in learn(chosen.csv):
-        inside = list(zip(rows, errors(kind, key, values, rows), strict=True))
-        asked = chosen.only in f"{kind} {key}"
-        by_model = without("source", "model")
-        outside = held_out(kind, key, rows, kin, values, by_model) if asked and not chosen.quick else inside
-        fitted.append(Fitted(kind, key, rows, values, outside))
-        if asked:
-            print(report(f"{kind} {key}", [error for _, error in inside]))
-            print(report("    held out by model", [error for _, error in outside]), flush=True)
-        if chosen.rows and asked:
-            print_rows(inside, outside)
-            print({name: round(value, 3) for name, value in values.items()})
+    engines = learn(measurements(chosen.csv))
+    outside = {} if chosen.quick else held_out(engines, without("source", "model"))
+    for name, one in engines.items():
+        inside = list(zip(one.rows, errors(one.kind, one.key, one.values, one.rows), strict=True))
+        fitted.append(Fitted(one.kind, one.key, one.rows, one.values, outside.get(name, inside)))
+        if chosen.only in name:
+            print(report(name, [error for _, error in inside]))
+            print(report("    held out by model", [error for _, error in fitted[-1].held_out]), flush=True)
+        if chosen.rows and chosen.only in name:
+            print_rows(inside, fitted[-1].held_out)
+            print({constant: round(value, 3) for constant, value in one.values.items()})
     print(report("all, held out by model", [error for one in fitted for _, error in one.held_out]))
     if chosen.write:
         FILE.write_text(json.dumps(table(fitted), indent=1) + "\n", encoding="utf-8")
