@@ -13,7 +13,7 @@ from clusterlm.planning.wishes import Wishes
 
 ANY_GPU = "any"
 NODE_COUNTS = tuple(2**power for power in range(11))
-"""Numbers of whole nodes that are tried."""
+"""Numbers of whole nodes that are tried, beside the most that a partition gives."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Place:
         """All that leave no GPU idle: parts of a node where the site gives parts, then whole nodes."""
         each = self.node.gpus
         parts = () if self.partition.whole_nodes else range(1, each)
-        whole = (each * nodes for nodes in NODE_COUNTS if nodes <= self.most_nodes)
+        most = min(self.most_nodes, NODE_COUNTS[-1])
+        whole = (each * nodes for nodes in sorted({*NODE_COUNTS, most}) if nodes <= most)
         return tuple(count for count in (*parts, *whole) if self.allows(count))
 
     @cached_property

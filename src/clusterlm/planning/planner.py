@@ -19,6 +19,7 @@ from clusterlm.planning.wishes import Wishes, flag
 EQUAL = 0.02
 """Prices and times that differ by less are equal: the simpler way goes first."""
 SIMPLEST_FIRST = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3", "tensor", "pipeline")
+FEW_JOBS = 10
 PINS = ("gpu", "partition", "nodes", "gpus", "strategy", "copies", "micro_batch", "gradient_checkpointing", "offload")
 """Wishes that the planner would decide itself."""
 
@@ -72,7 +73,8 @@ def plan(search: Search, cluster: Cluster, wishes: Wishes) -> Plan:
 
 
 def ranking(prefer: str, candidates: list[Candidate]) -> Callable[[Candidate], tuple[Any, ...]]:
-    """Comfortable before tight, one job before a chain of them; then what was preferred; then the simpler way.
+    """Comfortable before tight, one job before a chain, short chains before long ones; then what was preferred; then
+    the simpler way.
 
     cheapest: billing units, or GPU-hours where a price is not known; of equal prices the fewest nodes: they wait less.
     fastest: the time of the run. soonest: the fewest nodes, then those kept for short jobs, then the time of the run;
@@ -95,9 +97,14 @@ def ranking(prefer: str, candidates: list[Candidate]) -> Callable[[Candidate], t
         simplicity = SIMPLEST_FIRST.index(one.way.strategy)
         offloads = one.case.strategy.offload != "none"
         simpler = (one.case.strategy.gpus, offloads, simplicity, price(one), seconds)
-        return (one.tight, one.duration.jobs > 1, *wanted[prefer], *simpler, order.index(one.place.partition_name))
+        return (one.tight, _length(one.duration.jobs), *wanted[prefer], *simpler, order.index(one.place.partition_name))
 
     return key
+
+
+def _length(jobs: int) -> int:
+    """One job, then a chain of a few, then the shorter of long ones: years of a low price help nobody."""
+    return jobs if jobs > FEW_JOBS else int(jobs > 1)
 
 
 def _step(amount: float) -> int:

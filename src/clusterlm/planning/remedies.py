@@ -53,6 +53,7 @@ def _trials(search: Search, wishes: Wishes) -> Iterator[Trial]:
             yield Trial("micro-batch 1", {"micro_batch": 1})
         if method == "full":
             yield Trial("AdamW in 8 bits", {"optimizer": "adamw-8bit"})
+        if method != "lora" and not stored:
             yield Trial("LoRA", {"method": "lora"})
         if method != "qlora" and not stored:
             yield Trial("QLoRA (4-bit weights)", {"method": "qlora"})

@@ -91,7 +91,7 @@ def _shares_batch(gpus: int, wishes: Wishes) -> bool:
 def _sets_batch(gpus: int, wishes: Wishes) -> bool:
     """More GPUs than BATCH_SEQUENCES has sequences, where nobody asked for a batch."""
     free = wishes.batch is None and not _shares_batch(gpus, wishes)
-    return free and BATCH_SEQUENCES < gpus <= MOST_TRAINING_GPUS and gpus.bit_count() == 1
+    return free and BATCH_SEQUENCES < gpus <= MOST_TRAINING_GPUS
 
 
 def _training(gpus: int, wishes: Wishes) -> Iterator[Way]:
