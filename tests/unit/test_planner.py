@@ -15,6 +15,7 @@ from clusterlm.model.find import find_model
 from clusterlm.planning.candidates import Candidate, Search
 from clusterlm.planning.planner import Plan, plan
 from clusterlm.planning.settle import settle
+from clusterlm.planning.speed import load_seconds, pace
 from clusterlm.planning.wishes import Wishes
 
 GIB = 2**30
@@ -149,6 +150,15 @@ def test_each_candidate_is_a_case_that_its_wishes_settle_to(task: dict[str, str]
         assert again == one.case, one.way
         assert again.on_gpu.needed == search("meta-llama/Llama-3.1-8B").footprint(one.case).needed
         assert again.on_gpu.needed <= one.case.gpu.memory_bytes
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_copies_are_as_fast_together_as_their_sum(engine: str) -> None:
+    """Each was counted alone; all of them counted together give the same."""
+    for one in planned("meta-llama/Llama-3.1-70B", "snellius", task="generate", engine=engine).candidates:
+        together = pace(one.case, one.place.links)
+        assert one.duration.pace.tokens_per_second == pytest.approx(together.tokens_per_second), one.way
+        assert one.duration.load == pytest.approx(load_seconds(one.case, one.place.links))
 
 
 # ------------------------------------------------------------------------------------------------- what the site says

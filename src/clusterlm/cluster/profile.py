@@ -7,6 +7,7 @@ stated but were not seen in a source that was read. docs/reference/cluster-file.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from clusterlm.units import slurm_seconds
@@ -96,7 +97,7 @@ class Partition(Sourced):
     rule: str | None = None
     """What else the site asks of a job here, in a sentence."""
 
-    @property
+    @cached_property
     def limit_seconds(self) -> int | None:
         """None: no limit, or none that is known."""
         return None if self.limit is None else slurm_seconds(self.limit)

@@ -12,8 +12,9 @@ from clusterlm.model.shape import ModelShape
 from clusterlm.planning.amount import Amount, amount_of
 from clusterlm.planning.case import Case
 from clusterlm.planning.changes import first_that_fits
-from clusterlm.planning.duration import Duration, duration_of, speed_of
-from clusterlm.planning.footprint import Footprint
+from clusterlm.planning.coefficients import cublas_bytes
+from clusterlm.planning.duration import Duration, Speed, duration_of, speed_of
+from clusterlm.planning.footprint import Footprint, Item
 from clusterlm.planning.host import host_items
 from clusterlm.planning.places import Place
 from clusterlm.planning.room import available_bytes
@@ -103,6 +104,8 @@ class Search:
     footprints: dict[tuple[Any, ...], Footprint] = field(default_factory=dict)
     sized: dict[tuple[Any, ...], Case | str] = field(default_factory=dict)
     """One copy of the model on one kind of GPU; the reason where it cannot be."""
+    speeds: dict[tuple[Any, ...], Speed] = field(default_factory=dict)
+    hosts: dict[tuple[Any, ...], tuple[Item, ...]] = field(default_factory=dict)
 
     def run(
         self, where: Sequence[Place], wishes: Wishes, efforts: Sequence[Effort] = EFFORTS
@@ -136,14 +139,21 @@ class Search:
         sized = self._sized(way.one_copy, place, wishes, _most_at_once(way, wishes))
         if isinstance(sized, str):
             return Rejected(place, way, None, sized)
-        case = sized if way.copies is None and way.gpus == sized.strategy.gpus else sized.with_gpus(way.gpus)
+        case = sized if way.gpus == sized.strategy.gpus else sized.with_gpus(way.gpus)
         lacking = self._lacking(case, place, way)
         if lacking:
             return lacking
-        amount, speed = amount_of(case, wishes), speed_of(case, place)
+        amount, speed = amount_of(case, wishes), self._speed(sized, place).of_copies(way.count_of_copies)
         tight = not self._fits(case, PREDICTION_ERROR)
         durations = ((one, duration_of(speed, amount, one.partition.limit_seconds)) for one in able)
         return [Candidate(one, way, wishes, case, amount, duration, tight) for one, duration in durations]
+
+    def _speed(self, one_copy: Case, place: Place) -> Speed:
+        """Of a copy that generates; of the whole in training."""
+        key = (one_copy.workload, one_copy.strategy, place.gpu.key, place.links)
+        if key not in self.speeds:
+            self.speeds[key] = speed_of(one_copy, place)
+        return self.speeds[key]
 
     def _sized(self, way: Way, place: Place, wishes: Wishes, most_at_once: int) -> Case | str:
         """With the largest batch that fits comfortably, else the smallest; or the reason why there is no such run."""
@@ -160,12 +170,13 @@ class Search:
         def fits(batch: int) -> bool:
             return self._fits(case.with_batch(batch), PREDICTION_ERROR)
 
-        # The largest accumulates no gradients, so that it may need less than the others.
-        if fits(batches[0]):
-            return case.with_batch(batches[0])
-        if fits(batches[-1]):
-            return case.with_batch(first_that_fits(batches[1:-1], fits) or batches[-1])
-        ends = (case.with_batch(batches[0]), case.with_batch(batches[-1]))
+        largest, smallest = batches[0], batches[-1]
+        # A whole share at once accumulates no gradients, so that it may need less than a smaller batch.
+        if case.workload.trains and fits(largest):
+            return case.with_batch(largest)
+        if fits(smallest):
+            return case.with_batch(first_that_fits(batches[:-1], fits) or smallest)
+        ends = [case.with_batch(batch) for batch in ((largest, smallest) if case.workload.trains else (smallest,))]
         return min(ends, key=lambda one: self.footprint(one).needed)
 
     def _lacking(self, case: Case, place: Place, way: Way) -> Rejected | None:
@@ -173,12 +184,23 @@ class Search:
         if found.needed > available:
             return Rejected(place, way, case, found.deciding_item.name, found.needed, available)
         room = place.host_bytes(case.strategy.gpus)
-        items = host_items(case.shape, case.workload, case.strategy)
+        if room is None:
+            return None
+        items = self._host_items(case)
         needed = sum(item.bytes for item in items)
-        if room is not None and needed > room:
-            largest = max(items, key=lambda item: item.bytes)
-            return Rejected(place, way, case, largest.name, needed, room, on_host=True)
-        return None
+        if needed <= room:
+            return None
+        return Rejected(place, way, case, max(items, key=lambda item: item.bytes).name, needed, room, on_host=True)
+
+    def _host_items(self, case: Case) -> tuple[Item, ...]:
+        """Of one node, which copies that do not train fill alike."""
+        strategy = case.strategy
+        on_node = min(strategy.gpus, strategy.gpus_per_node)
+        cut = (strategy.tensor_degree, strategy.pipeline_degree, on_node)
+        key = (case.workload, strategy if case.workload.trains else cut)
+        if key not in self.hosts:
+            self.hosts[key] = host_items(case.shape, case.workload, strategy)
+        return self.hosts[key]
 
     def _fits(self, case: Case, reserve: float) -> bool:
         return self.footprint(case).needed * (1 + reserve) <= available_bytes(case)
@@ -188,7 +210,7 @@ class Search:
         strategy, workload = case.strategy, case.workload
         gpus = strategy.gpus if workload.trains else 0
         cut = (strategy.tensor_degree, strategy.pipeline_degree, strategy.sharding, strategy.offload)
-        key = (workload, gpus, *cut, case.gpu.compute_capability, case.gpu.vendor)
+        key = (workload, gpus, *cut, cublas_bytes(case.gpu.compute_capability, 1, case.gpu.vendor))
         if key not in self.footprints:
             self.footprints[key] = case.on_gpu
         return self.footprints[key]

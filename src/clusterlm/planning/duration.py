@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clusterlm.planning.amount import Amount
 from clusterlm.planning.case import Case
@@ -37,6 +37,12 @@ class Speed:
 
     pace: Pace
     load: float
+
+    def of_copies(self, count: int) -> Speed:
+        """Copies that do not train work side by side."""
+        if count == 1:
+            return self
+        return Speed(replace(self.pace, tokens_per_second=count * self.pace.tokens_per_second), self.load)
 
 
 def speed_of(case: Case, place: Place) -> Speed:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from clusterlm.cluster import Cluster
@@ -37,8 +38,13 @@ class Plan:
     """The best where the user's own choices are left out and it is a better one."""
     closest: Rejected | None
     """Where nothing fits: what needs least beyond what there is."""
-    remedies: tuple[Remedy, ...]
-    """Where nothing fits: other wishes that would."""
+    search: Search = field(repr=False, compare=False)
+    places: tuple[Place, ...] = field(repr=False, compare=False)
+
+    @cached_property
+    def remedies(self) -> tuple[Remedy, ...]:
+        """Where nothing fits: other wishes that would, each planned when they are first asked for."""
+        return remedies(self.search, self.places, self.wishes, self.closest) if self.closest else ()
 
     @property
     def best(self) -> Candidate | None:
@@ -60,15 +66,15 @@ def plan(search: Search, cluster: Cluster, wishes: Wishes) -> Plan:
         raise _impossible(search, cluster, wishes, rejected)
     ranked = sorted(candidates, key=ranking(wishes.prefer or "cheapest", candidates))
     together = rejections(rejected, ranked)
-    closest = None if candidates else _closest(together)
     return Plan(
         cluster=cluster,
         wishes=wishes,
         candidates=tuple(ranked),
         rejected=together,
         unpinned=_better_without_pins(search, cluster, wishes, ranked),
-        closest=closest,
-        remedies=remedies(search, where, wishes, closest) if closest else (),
+        closest=None if candidates else _closest(together),
+        search=search,
+        places=tuple(where),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
@@ -27,13 +27,13 @@ class Remedy:
     """On the fewest GPUs."""
 
 
-def remedies(search: Search, where: list[Place], wishes: Wishes, lacking: Rejected) -> tuple[Remedy, ...]:
+def remedies(search: Search, where: Sequence[Place], wishes: Wishes, lacking: Rejected) -> tuple[Remedy, ...]:
     """`lacking`: what comes nearest as it is; shorter sequences do not help the host."""
     trials = chain(_trials(search, wishes), () if lacking.on_host else _shorter(wishes))
     return tuple(islice(_that_fit(search, where, wishes, trials), MOST_REMEDIES))
 
 
-def _that_fit(search: Search, where: list[Place], wishes: Wishes, trials: Iterable[Trial]) -> Iterator[Remedy]:
+def _that_fit(search: Search, where: Sequence[Place], wishes: Wishes, trials: Iterable[Trial]) -> Iterator[Remedy]:
     for trial in trials:
         try:
             candidates, _ = search.run(where, replace(wishes, **trial.wishes), EFFORTS[:2])

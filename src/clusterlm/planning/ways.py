@@ -33,13 +33,13 @@ class Way:
 
     @property
     def count_of_copies(self) -> int:
-        """Of a model that does not train."""
-        return self.copies or (self.gpus if self.strategy == "ddp" else 1)
+        """Of a model that does not train; what trains is one."""
+        return 1 if self.trains else self.copies or (self.gpus if self.strategy == "ddp" else 1)
 
     @property
     def one_copy(self) -> Way:
         """All that memory depends on: copies that do not train know nothing of each other."""
-        if self.trains or self.count_of_copies == 1:
+        if self.count_of_copies == 1:
             return self
         each = self.gpus // self.count_of_copies
         return replace(self, gpus=each, strategy="single" if each == 1 else self.strategy, copies=None)
