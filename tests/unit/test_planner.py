@@ -141,6 +141,48 @@ def test_all_ways_of_training_have_the_same_global_batch() -> None:
     assert {one.case.global_batch for one in found.candidates} == {32}
 
 
+def test_a_micro_batch_that_was_asked_for_sets_the_step_and_not_the_number_of_gpus() -> None:
+    """64 is no multiple of 3; 96 is, for up to 32 GPUs."""
+    found = planned("gpt2", "clariden", method="lora", micro_batch=3)
+    assert {one.case.global_batch for one in found.candidates} == {96}
+    assert found.best is not None and found.best.nodes == 1
+
+
+def test_a_large_micro_batch_is_one_step_of_one_gpu() -> None:
+    one = best("gpt2", "lumi", method="lora", micro_batch=128, sequence_length=128, partition="small-g")
+    assert (one.case.strategy.gpus, one.case.global_batch) == (1, 128)
+
+
+def test_the_last_step_is_a_whole_one() -> None:
+    """1,000 tokens are one step of 64 sequences, not a fiftieth of it."""
+    one = best("gpt2", "lumi", method="lora", dataset_tokens=1000)
+    assert one.duration.middle == pytest.approx(one.duration.load + one.duration.pace.step_seconds)
+
+
+def test_records_are_shared_out_in_equal_batches() -> None:
+    """1,000 prompts for 3 copies are 334 each: two batches of 167, not of 256 and 78."""
+    found = planned("gpt2", "snellius", task="generate", records=1000, gpus=3, gpu="h100")
+    assert found.best is not None
+    assert found.best.case.workload.batch == 167
+    work = found.best.duration.middle - found.best.duration.load
+    assert work == pytest.approx(2 * found.best.duration.pace.step_seconds)
+
+
+def test_a_job_that_would_load_half_its_time_is_no_way() -> None:
+    """405 billion parameters, and devel jobs of ten minutes."""
+    found = planned("meta-llama/Llama-3.1-405B", "musica", partition="zen4_0768_h100x4_devel", quantize="nf4")
+    assert found.best is None or found.best.duration.jobs < 1000
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster"), [("meta-llama/Llama-3.1-70B", "musica"), ("Qwen/Qwen3-30B-A3B", "mahti")]
+)
+def test_a_refusal_does_not_hide_what_comes_nearest(model: str, cluster: str) -> None:
+    """Heads that do not divide by some numbers of GPUs, and too little memory on the others."""
+    found = planned(model, cluster, method="full", strategy="tensor")
+    assert found.best or (found.closest and found.closest.case)
+
+
 @pytest.mark.parametrize("task", [{"task": "generate"}, {"task": "embed"}, {"method": "lora"}, {"method": "full"}])
 def test_each_candidate_is_a_case_that_its_wishes_settle_to(task: dict[str, str]) -> None:
     """The run commands take it as it is; and footprints that ways share are those of each way."""
@@ -278,6 +320,9 @@ def test_more_gpus_than_the_usual_batch_has_sequences_are_a_last_resort() -> Non
         ("lumi", {"strategy": "fsdp", "gpus": 1}, ["--strategy fsdp"]),
         ("lumi", {"gpus_per_node": 4}, ["--gpus-per-node"]),
         ("generic", {}, ["--gpu"]),
+        ("laptop", {"strategy": "fsdp"}, ["may have 1 GPUs", "--strategy fsdp"]),
+        ("lumi", {"batch": 64, "micro_batch": 3}, ["64 sequences in micro-batches of 3", "--batch"]),
+        ("snellius", {"gpus": 6}, ["1 to 4 GPUs, or whole nodes of 4"]),
     ],
 )
 def test_wishes_that_contradict_are_named(cluster: str, wishes: dict[str, object], words: list[str]) -> None:

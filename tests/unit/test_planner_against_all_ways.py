@@ -1,11 +1,12 @@
-"""The plan is the cheapest there is: held against a search that knows no shortcut and shares none of the planner's code.
+"""The plan is the cheapest there is: held against a search that knows no shortcut and shares no code with the planner.
 
-Memory and time of one way are the product's (they have tests of their own); which ways there are, what fits, what it costs
-and which is the best is done here once more, plainly: every number of GPUs, strategy, setting and batch.
+Memory and speed of one way are the product's (they have tests of their own); which ways there are, what fits, what it
+costs and which is the best is done here once more, plainly: every number of GPUs, strategy, setting and batch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -103,14 +104,23 @@ def fitting(shape: ModelShape, cluster: Cluster, partition: Partition, name: str
     place = Place("", partition, name, node, card, cluster)
     speed = pace(case, place.links)
     load = load_seconds(case, place.links)
-    work = TOKENS if case.workload.trains else RECORDS * (case.workload.new_tokens or case.workload.sequence_tokens)
-    seconds = load + work / speed.tokens_per_second
-    longest = (load + work / speed.tokens_per_second * speed.spread) * 1.1
+    work = rounds(case) * speed.step_seconds
+    seconds = load + work
+    longest = (1.5 * load + work * speed.spread) * 1.1
     if partition.limit_seconds and longest > partition.limit_seconds:
         return  # a chain of jobs: the planner takes one only where no way does without
     hours = count * seconds / 3600
     price = hours if node.billing_units_per_gpu_hour is None else hours * node.billing_units_per_gpu_hour
     yield Way(price, f"{asked.strategy} on {count} x {name}, batch {case.workload.batch}")
+
+
+def rounds(case: Case) -> int:
+    """Whole optimizer steps, or whole batches of each copy."""
+    workload = case.workload
+    if workload.trains:
+        return math.ceil(TOKENS / (BATCH * workload.sequence_tokens))
+    copies = case.strategy.gpus // (case.strategy.tensor_degree * case.strategy.pipeline_degree)
+    return math.ceil(math.ceil(RECORDS / copies) / workload.batch)
 
 
 def needed(case: Case) -> int:

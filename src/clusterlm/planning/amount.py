@@ -34,3 +34,15 @@ def amount_of(case: Case, wishes: Wishes) -> Amount:
     records = wishes.records or USUAL_RECORDS
     each = workload.new_tokens or workload.sequence_tokens
     return Amount(records * each, records, assumed=wishes.records is None)
+
+
+def rounds_of(case: Case, amount: Amount) -> int:
+    """Optimizer steps, or batches of one copy, one after the other; the last one takes as long as the others."""
+    workload = case.workload
+    if amount.records is None:
+        return -(-amount.tokens // (case.global_batch * workload.sequence_tokens))
+    return -(-records_of_a_copy(case, amount.records) // workload.batch)
+
+
+def records_of_a_copy(case: Case, records: int) -> int:
+    return -(-records // case.strategy.data_degree)

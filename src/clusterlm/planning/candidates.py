@@ -9,11 +9,11 @@ from typing import Any
 
 from clusterlm.errors import ClusterlmError
 from clusterlm.model.shape import ModelShape
-from clusterlm.planning.amount import Amount, amount_of
+from clusterlm.planning.amount import USUAL_RECORDS, Amount, amount_of, records_of_a_copy, rounds_of
 from clusterlm.planning.case import Case
 from clusterlm.planning.changes import first_that_fits
 from clusterlm.planning.coefficients import cublas_bytes
-from clusterlm.planning.duration import Duration, Speed, duration_of, speed_of
+from clusterlm.planning.duration import Duration, Speed, duration_of, is_too_short, speed_of
 from clusterlm.planning.footprint import Footprint, Item
 from clusterlm.planning.host import host_items
 from clusterlm.planning.places import Place
@@ -22,6 +22,7 @@ from clusterlm.planning.settle import settle
 from clusterlm.planning.verdict import PREDICTION_ERROR
 from clusterlm.planning.ways import EFFORTS, Effort, Way, ways
 from clusterlm.planning.wishes import Wishes
+from clusterlm.units import show_seconds
 
 LARGEST_GENERATION_BATCH = 256
 
@@ -139,21 +140,36 @@ class Search:
         sized = self._sized(way.one_copy, place, wishes, _most_at_once(way, wishes))
         if isinstance(sized, str):
             return Rejected(place, way, None, sized)
-        case = sized if way.gpus == sized.strategy.gpus else sized.with_gpus(way.gpus)
+        case = self._shared_out(sized if way.gpus == sized.strategy.gpus else sized.with_gpus(way.gpus), wishes)
         lacking = self._lacking(case, place, way)
         if lacking:
             return lacking
-        amount, speed = amount_of(case, wishes), self._speed(sized, place).of_copies(way.count_of_copies)
-        tight = not self._fits(case, PREDICTION_ERROR)
-        durations = ((one, duration_of(speed, amount, one.partition.limit_seconds)) for one in able)
+        amount, speed = amount_of(case, wishes), self._speed(case, place, way)
+        long_enough = [one for one in able if not is_too_short(speed, one.partition.limit_seconds)]
+        if not long_enough:
+            limit = show_seconds(place.partition.limit_seconds or 0)
+            why = f"loading takes {show_seconds(speed.load)} of the {limit} that a job may run"
+            return Rejected(place, way, None, why)
+        tight = not self._fits(sized, PREDICTION_ERROR)
+        rounds = rounds_of(case, amount)
+        durations = ((one, duration_of(speed, rounds, one.partition.limit_seconds)) for one in long_enough)
         return [Candidate(one, way, wishes, case, amount, duration, tight) for one, duration in durations]
 
-    def _speed(self, one_copy: Case, place: Place) -> Speed:
-        """Of a copy that generates; of the whole in training."""
-        key = (one_copy.workload, one_copy.strategy, place.gpu.key, place.links)
+    def _shared_out(self, case: Case, wishes: Wishes) -> Case:
+        """A copy's records in equal batches, no more of them than the largest batch needs."""
+        if case.workload.trains or wishes.batch:
+            return case
+        share = records_of_a_copy(case, wishes.records or USUAL_RECORDS)
+        rounds = -(-share // case.workload.batch)
+        return case.with_batch(-(-share // rounds))
+
+    def _speed(self, case: Case, place: Place, way: Way) -> Speed:
+        """Copies that generate work side by side; one of them is counted."""
+        one = case if way.count_of_copies == 1 else case.with_gpus(way.one_copy.gpus)
+        key = (one.workload, one.strategy, place.gpu.key, place.links)
         if key not in self.speeds:
-            self.speeds[key] = speed_of(one_copy, place)
-        return self.speeds[key]
+            self.speeds[key] = speed_of(one, place)
+        return self.speeds[key].of_copies(way.count_of_copies)
 
     def _sized(self, way: Way, place: Place, wishes: Wishes, most_at_once: int) -> Case | str:
         """With the largest batch that fits comfortably, else the smallest; or the reason why there is no such run."""

@@ -12,7 +12,7 @@ from clusterlm.planning.case import Case
 from clusterlm.planning.refusals import QUANTISED_WHILE_LOADING
 from clusterlm.planning.room import available_bytes, fits
 from clusterlm.planning.settle import settle
-from clusterlm.planning.wishes import Wishes, flag
+from clusterlm.planning.wishes import Wishes, said
 from clusterlm.strategy import SHARDS_PARAMETERS
 
 MOST_CHANGES = 5
@@ -50,7 +50,7 @@ class Trial:
 
 
 def flags_of(wishes: dict[str, Any]) -> str:
-    return " ".join(flag(name) if value is True else f"{flag(name)} {value}" for name, value in wishes.items())
+    return " ".join(said(name, value) for name, value in wishes.items())
 
 
 def helping_changes(case: Case, wishes: Wishes) -> tuple[Change, ...]:

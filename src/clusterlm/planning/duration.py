@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
-from clusterlm.planning.amount import Amount
 from clusterlm.planning.case import Case
 from clusterlm.planning.places import Place
 from clusterlm.planning.speed import Pace, load_seconds, pace
@@ -13,6 +13,12 @@ RESERVE = 1.1
 """Asked for beyond the upper end of the interval: the end of the interval is passed by one run in ten."""
 ROUNDED_TO = ((2 * 3600, 600), (12 * 3600, 1800), (None, 3600))
 """Up to 2 h whole 10 minutes are asked for, up to 12 h half hours, then hours."""
+
+
+LOAD_SPREAD = 1.5
+"""Of the time to load: how busy the file system is decides, which no plan knows."""
+LEAST_SHARE = 0.25
+"""Of a job's time limit that must be left for work, or there is no use in a chain of such jobs."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +55,34 @@ def speed_of(case: Case, place: Place) -> Speed:
     return Speed(pace(case, place.links), load_seconds(case, place.links))
 
 
-def duration_of(speed: Speed, amount: Amount, limit: int | None) -> Duration:
-    """`limit`: longest seconds of one job; None where there is none."""
-    work = amount.tokens / speed.pace.tokens_per_second
+def duration_of(speed: Speed, rounds: int, limit: int | None) -> Duration:
+    """`rounds`: optimizer steps, or batches one after the other; `limit`: longest seconds of one job."""
+    work = rounds * speed.pace.step_seconds
     spread, load = speed.pace.spread, speed.load
-    longest = load + work * spread
-    asked = _rounded(longest * RESERVE)
-    jobs = 1
+    longest = (load * LOAD_SPREAD + work * spread) * RESERVE
+    asked, jobs = _rounded(longest), 1
     if limit is not None and asked > limit:
         asked = limit
-        if longest * RESERVE > limit:
-            # Each job stops taking work as long before its end as it took to load, to save what it has.
-            jobs = max(2, -(-int(work * spread) // max(1, int(limit - 2 * load))))
+        if longest > limit:
+            jobs = max(2, math.ceil(work * spread / time_for_work(speed, limit)))
     return Duration(
-        low=jobs * load + work / spread,
+        low=jobs * load / LOAD_SPREAD + work / spread,
         middle=jobs * load + work,
-        high=jobs * load + work * spread,
+        high=jobs * load * LOAD_SPREAD + work * spread,
         load=load,
         jobs=jobs,
         asked=asked,
         pace=speed.pace,
     )
+
+
+def time_for_work(speed: Speed, limit: int) -> float:
+    """Of one job in a chain: it stops taking work as long before its end as it took to load, to save what it has."""
+    return limit - 2 * speed.load
+
+
+def is_too_short(speed: Speed, limit: int | None) -> bool:
+    return limit is not None and time_for_work(speed, limit) < LEAST_SHARE * limit
 
 
 def _rounded(seconds: float) -> int:

@@ -145,7 +145,7 @@ def _with_room(found: list[Place], wishes: Wishes) -> list[Place]:
             raise _too_many(found, wishes, "gpus", wishes.gpus)
         if wishes.nodes and all(place.nodes(wishes.gpus) != wishes.nodes for place in able):
             each = max(place.node.gpus for place in able)
-            why = f"{wishes.nodes} nodes here are {wishes.nodes * each} GPUs"
+            why = f"{wishes.nodes} node{'s' * (wishes.nodes > 1)} here: {wishes.nodes * each} GPUs"
             raise contradiction(wishes, "nodes", "gpus", why, f"--gpus {wishes.nodes * each}, or leave one of them out")
         found = able
     return found
@@ -161,14 +161,18 @@ def _too_many(found: list[Place], wishes: Wishes, name: str, count: int) -> Usag
 
 
 def _sizes(place: Place, what: str) -> str:
-    """'1 to 32 GCDs (8 on a node)', '1 to 4 nodes of 8 GCDs'."""
+    """'1 to 8 GCDs, or whole nodes of 8 up to 32 GCDs', '1 to 4 nodes of 8 GCDs'."""
     counts, each, unit = place.gpu_counts, place.node.gpus, place.node.unit
     if not counts:
         return "no job size that its profile allows"
     if what == "nodes":
         return f"{_range(place.nodes(counts[0]), place.most_nodes)} nodes of {each} {unit}s"
-    whole = ", whole nodes" if place.partition.whole_nodes else ""
-    return f"{_range(counts[0], counts[-1])} {unit}s ({each} on a node{whole})"
+    parts = [count for count in counts if count <= each]
+    whole = f"whole nodes of {each} up to {counts[-1]:,} {unit}s"
+    if not parts or place.partition.whole_nodes:
+        return whole
+    here = f"{_range(parts[0], parts[-1])} {unit}{'s' if parts[-1] > 1 else ''}"
+    return f"{here}, or {whole}" if counts[-1] > each else here
 
 
 def _range(least: int, most: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,8 @@ from clusterlm.planning.places import Place, places
 from clusterlm.planning.rejections import Rejection, rejections
 from clusterlm.planning.remedies import Remedy, remedies
 from clusterlm.planning.settle import settle
-from clusterlm.planning.wishes import Wishes, flag
+from clusterlm.planning.ways import step_sequences
+from clusterlm.planning.wishes import Wishes, said
 
 EQUAL = 0.02
 """Prices and times that differ by less are equal: the simpler way goes first."""
@@ -57,9 +58,7 @@ class Plan:
 
 def plan(search: Search, cluster: Cluster, wishes: Wishes) -> Plan:
     """UsageError where no such run is possible at all on this cluster; one that needs too much memory is possible."""
-    if wishes.gpus_per_node:
-        hint = "leave it out: the cluster's profile says how many GPUs a node has"
-        raise UsageError("belongs to --gpu without --on", where="--gpus-per-node", hint=hint)
+    _refuse_at_once(wishes)
     where = places(cluster, wishes)
     candidates, rejected = search.run(where, wishes)
     if not candidates and all(one.case is None for one in rejected):
@@ -78,6 +77,17 @@ def plan(search: Search, cluster: Cluster, wishes: Wishes) -> Plan:
     )
 
 
+def _refuse_at_once(wishes: Wishes) -> None:
+    if wishes.gpus_per_node:
+        hint = "leave it out: the cluster's profile says how many GPUs a node has"
+        raise UsageError("belongs to --gpu without --on", where="--gpus-per-node", hint=hint)
+    batch, micro = wishes.batch, wishes.micro_batch
+    if batch and micro and batch % micro:
+        pair = f"{said('batch', batch)} and {said('micro_batch', micro)}"
+        near = -(-batch // micro) * micro
+        raise UsageError(f"contradict each other: {batch} is no multiple", where=pair, hint=said("batch", near))
+
+
 def ranking(prefer: str, candidates: list[Candidate]) -> Callable[[Candidate], tuple[Any, ...]]:
     """Comfortable before tight, one job before a chain, short chains before long ones; then what was preferred; then
     the simpler way.
@@ -86,12 +96,11 @@ def ranking(prefer: str, candidates: list[Candidate]) -> Callable[[Candidate], t
     fastest: the time of the run. soonest: the fewest nodes, then those kept for short jobs, then the time of the run;
     no queue is asked.
     """
-    priced = all(one.billing_units is not None for one in candidates)
-
+    in_units = priced(candidates)
     order = list(candidates[0].place.cluster.partitions) if candidates else []
 
     def price(one: Candidate) -> float:
-        return one.billing_units if priced and one.billing_units is not None else one.gpu_hours
+        return one.billing_units if in_units and one.billing_units is not None else one.gpu_hours
 
     def key(one: Candidate) -> tuple[Any, ...]:
         seconds = one.duration.middle
@@ -106,6 +115,11 @@ def ranking(prefer: str, candidates: list[Candidate]) -> Callable[[Candidate], t
         return (one.tight, _length(one.duration.jobs), *wanted[prefer], *simpler, order.index(one.place.partition_name))
 
     return key
+
+
+def priced(candidates: Sequence[Candidate]) -> bool:
+    """Whether they can be compared in the site's units; else in GPU-hours."""
+    return all(one.billing_units is not None for one in candidates)
 
 
 def _length(jobs: int) -> int:
@@ -154,8 +168,14 @@ def _impossible(search: Search, cluster: Cluster, wishes: Wishes, rejected: list
         where = places(cluster, alone)
         candidates, others = search.run(where, alone)
         if not candidates and all(one.case is None for one in others):
-            return _contradiction(alone, chosen, [*others, *rejected], _refusal(search, where, alone))
-    return _contradiction(wishes, (), rejected, _refusal(search, places(cluster, wishes), wishes))
+            refusal = _refusal(search, where, alone)
+            return _contradiction(alone, chosen, [*others, *rejected], refusal, _counts(where, alone))
+    where = places(cluster, wishes)
+    return _contradiction(wishes, (), rejected, _refusal(search, where, wishes), _counts(where, wishes))
+
+
+def _counts(where: list[Place], wishes: Wishes) -> list[int]:
+    return sorted({count for place in where for count in gpu_counts(place, wishes)})
 
 
 def _refusal(search: Search, where: list[Place], wishes: Wishes) -> ClusterlmError | None:
@@ -172,19 +192,42 @@ def _refusal(search: Search, where: list[Place], wishes: Wishes) -> ClusterlmErr
 
 
 def _contradiction(
-    wishes: Wishes, names: tuple[str, ...], rejected: list[Rejected], refusal: ClusterlmError | None
+    wishes: Wishes,
+    names: tuple[str, ...],
+    rejected: list[Rejected],
+    refusal: ClusterlmError | None,
+    counts: list[int],
 ) -> ClusterlmError:
     if refusal and len(names) < 2:
         return refusal
-    where = " and ".join(f"{flag(name)} {getattr(wishes, name)}" for name in names) or None
+    where = " and ".join(said(name, getattr(wishes, name)) for name in names) or None
     if refusal:
-        why = f"{refusal.where} {refusal.problem}" if refusal.where else refusal.problem
+        # `--strategy fsdp` begins the sentence; `--copies` alone says where, and the problem is one.
+        begins = refusal.where and " " in refusal.where
+        why = f"{refusal.where} {refusal.problem}" if begins else refusal.problem
         return UsageError(f"contradict each other: {why}", where=where, hint=refusal.hint)
-    why = rejected[0].item if rejected else "no job of that size shares its sequences evenly over its GPUs"
-    return UsageError(why, where=where, hint="leave one of them out" if len(names) > 1 else None)
+    if rejected:
+        return UsageError(rejected[0].item, where=where, hint="leave one of them out" if len(names) > 1 else None)
+    return _no_way(wishes, where, counts)
+
+
+def _no_way(wishes: Wishes, where: str | None, counts: list[int]) -> UsageError:
+    """None of the numbers of GPUs that a job may have suits the wishes."""
+    if not counts:
+        return UsageError("no partition gives such a job any GPUs", where=where, hint="clusterlm clusters show NAME")
+    sizes = ", ".join(f"{count:,}" for count in counts[:8]) + (" ..." if len(counts) > 8 else "")
+    if wishes.asked_task == "train" and (wishes.batch or wishes.micro_batch):
+        alike = f"{step_sequences(wishes)} sequences in micro-batches of {wishes.micro_batch or 1} for each alike"
+        hint = "another --batch or --micro-batch"
+    elif wishes.records or wishes.copies:
+        alike, hint = "so many copies with a record for each", "fewer --copies, or leave --copies and --strategy out"
+    else:
+        alike, hint = f"what {said('strategy', wishes.strategy)} needs", "another --strategy, or leave it out"
+    return UsageError(f"a job here may have {sizes} GPUs: none of these gives {alike}", where=where, hint=hint)
 
 
 def _closest(together: tuple[Rejection, ...]) -> Rejected:
     """What lacks least, of each strategy with as many GPUs as there are."""
-    last = {(one.nearest_miss.place.node_name, one.nearest_miss.way.strategy): one.nearest_miss for one in together}
-    return min((one for one in last.values() if one.case), key=lambda one: one.excess)
+    misses = [one.nearest_miss for one in together if one.nearest_miss.case]
+    last = {(one.place.node_name, one.way.strategy): one for one in misses}
+    return min(last.values(), key=lambda one: one.excess)

@@ -10,14 +10,14 @@ from clusterlm.planning.settle import usual_cut
 from clusterlm.planning.wishes import Wishes
 
 BATCH_SEQUENCES = 64
-"""Of one optimizer step where the user names no batch: it must be the same for all ways that are compared."""
+"""Of one optimizer step, at least, where the user names no batch."""
 MOST_TRAINING_GPUS = 1024
 TRAINING = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 OFFLOADS = {"fsdp": "cpu", "zero2": "optimizer-cpu", "zero3": "cpu"}
 """Where states go that leave the GPUs."""
 Effort = Literal["usual", "larger batch", "offload"]
 EFFORTS: tuple[Effort, ...] = ("usual", "larger batch", "offload")
-"""Of training: a batch of BATCH_SEQUENCES, then a sequence for each of more GPUs than that, then states on the host."""
+"""Of training: the usual batch, then a micro-batch for each of more GPUs than that serves, then states on the host."""
 
 MOST_NODES_OF_A_COPY = 16
 
@@ -42,7 +42,8 @@ class Way:
         if self.count_of_copies == 1:
             return self
         each = self.gpus // self.count_of_copies
-        return replace(self, gpus=each, strategy="single" if each == 1 else self.strategy, copies=None)
+        single = each == 1
+        return replace(self, gpus=each, strategy="single" if single else self.strategy, copies=None if single else 1)
 
     def asked(self, wishes: Wishes, gpus_per_node: int) -> Wishes:
         """`wishes`, with all that this way decides."""
@@ -66,7 +67,13 @@ class Way:
         if wishes.batch or not self.trains:
             return wishes.batch
         at_once = self.data_degree * (wishes.micro_batch or 1)
-        return -(-BATCH_SEQUENCES // at_once) * at_once
+        return -(-step_sequences(wishes) // at_once) * at_once
+
+
+def step_sequences(wishes: Wishes) -> int:
+    """Of one optimizer step, the same for all ways: as asked, else the micro-batch times a power of two."""
+    micro = wishes.micro_batch or 1
+    return wishes.batch or micro << (-(-BATCH_SEQUENCES // micro) - 1).bit_length()
 
 
 def ways(gpu_counts: list[int], node_gpus: int, wishes: Wishes, effort: Effort = "usual") -> Iterator[Way]:
@@ -84,14 +91,14 @@ def ways(gpu_counts: list[int], node_gpus: int, wishes: Wishes, effort: Effort =
 
 def _shares_batch(gpus: int, wishes: Wishes) -> bool:
     """Whether the batch gives all GPUs alike; a number of GPUs that was asked for sets the batch."""
-    pinned = wishes.gpus or wishes.nodes
-    return bool(pinned) or (wishes.batch or BATCH_SEQUENCES) % (gpus * (wishes.micro_batch or 1)) == 0
+    pinned = wishes.gpus or wishes.nodes or wishes.strategy in ("tensor", "pipeline")
+    return bool(pinned) or step_sequences(wishes) % (gpus * (wishes.micro_batch or 1)) == 0
 
 
 def _sets_batch(gpus: int, wishes: Wishes) -> bool:
-    """More GPUs than BATCH_SEQUENCES has sequences, where nobody asked for a batch."""
+    """More GPUs than the usual step has micro-batches, where nobody asked for a batch."""
     free = wishes.batch is None and not _shares_batch(gpus, wishes)
-    return free and BATCH_SEQUENCES < gpus <= MOST_TRAINING_GPUS
+    return free and gpus <= MOST_TRAINING_GPUS and gpus * (wishes.micro_batch or 1) > step_sequences(wishes)
 
 
 def _training(gpus: int, wishes: Wishes) -> Iterator[Way]:
@@ -111,7 +118,7 @@ def _copies(gpus: int, node_gpus: int, wishes: Wishes) -> Iterator[Way]:
         strategy = cut if each > 1 else "single" if gpus == 1 else "ddp"
         asked_for = wishes.strategy in (None, strategy) and wishes.copies in (None, copies)
         if asked_for and copies <= (wishes.records or copies):
-            yield Way(gpus, strategy, copies=copies if each > 1 and copies > 1 else None)
+            yield Way(gpus, strategy, copies=copies if each > 1 else None)
 
 
 def _gpus_of_a_copy(gpus: int, node_gpus: int, wishes: Wishes) -> Iterator[int]:

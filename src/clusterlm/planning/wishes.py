@@ -60,8 +60,6 @@ OF_TRAINING = (
     "dataset_tokens",
     "epochs",
 )
-OF_A_CLUSTER = ("gpu", "partition", "nodes", "prefer")
-"""What only a cluster gives a choice of."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +145,13 @@ class Wishes:
     def given(self) -> dict[str, Any]:
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
+
+
+def said(name: str, value: Any) -> str:
+    """The wish as it is given on the command line: `--gpus 8`, `--no-gradient-checkpointing`."""
+    if isinstance(value, bool):
+        return flag(name) if value else f"--no-{flag(name)[2:]}"
+    return f"{flag(name)} {value}"
 
 
 def flag(name: str) -> str:
