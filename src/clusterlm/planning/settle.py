@@ -145,7 +145,8 @@ def gpus_of_a_copy(wishes: Wishes, strategy: str, gpus: int) -> int:
         hint = "--strategy pipeline or tensor cuts each copy; ddp has one on each GPU"
         raise UsageError(f"belongs to a model that is cut; the strategy is {strategy}", where="--copies", hint=hint)
     if gpus % copies:
-        raise UsageError(f"{gpus} GPUs cannot be shared by {copies} copies", where="--copies", hint="a divisor")
+        able = ", ".join(str(count) for count in range(1, gpus + 1) if gpus % count == 0)
+        raise UsageError(f"{gpus} GPUs cannot be shared by {copies} copies", where="--copies", hint=f"one of {able}")
     return gpus // copies
 
 
