@@ -321,7 +321,7 @@ def test_more_gpus_than_the_usual_batch_has_sequences_are_a_last_resort() -> Non
         ("lumi", {"gpus_per_node": 4}, ["--gpus-per-node"]),
         ("generic", {}, ["--gpu"]),
         ("laptop", {"strategy": "fsdp"}, ["may have 1 GPUs", "--strategy fsdp"]),
-        ("lumi", {"batch": 64, "micro_batch": 3}, ["64 sequences in micro-batches of 3", "--batch"]),
+        ("lumi", {"batch": 64, "micro_batch": 3}, ["--batch 64 and --micro-batch 3", "--batch 66"]),
         ("snellius", {"gpus": 6}, ["1 to 4 GPUs, or whole nodes of 4"]),
     ],
 )
