@@ -320,7 +320,7 @@ def test_more_gpus_than_the_usual_batch_has_sequences_are_a_last_resort() -> Non
         ("lumi", {"strategy": "fsdp", "gpus": 1}, ["--strategy fsdp"]),
         ("lumi", {"gpus_per_node": 4}, ["--gpus-per-node"]),
         ("generic", {}, ["--gpu"]),
-        ("laptop", {"strategy": "fsdp"}, ["may have 1 GPUs", "--strategy fsdp"]),
+        ("laptop", {"strategy": "fsdp"}, ["may have 1 GPU:", "--strategy fsdp"]),
         ("lumi", {"batch": 64, "micro_batch": 3}, ["--batch 64 and --micro-batch 3", "--batch 66"]),
         ("snellius", {"gpus": 6}, ["1 to 4 GPUs, or whole nodes of 4"]),
     ],

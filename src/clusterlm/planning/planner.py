@@ -223,7 +223,8 @@ def _no_way(wishes: Wishes, where: str | None, counts: list[int]) -> UsageError:
         alike, hint = "so many copies with a record for each", "fewer --copies, or leave --copies and --strategy out"
     else:
         alike, hint = f"what {said('strategy', wishes.strategy)} needs", "another --strategy, or leave it out"
-    return UsageError(f"a job here may have {sizes} GPUs: none of these gives {alike}", where=where, hint=hint)
+    gpus = "1 GPU" if counts == [1] else f"{sizes} GPUs"
+    return UsageError(f"a job here may have {gpus}: that does not give {alike}", where=where, hint=hint)
 
 
 def _closest(together: tuple[Rejection, ...]) -> Rejected:
