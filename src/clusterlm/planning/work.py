@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from clusterlm.model.shape import Attention, Linear, ModelShape, Recurrent
 from clusterlm.planning.adapters import trained_parameters
 from clusterlm.planning.weights import Scheme, element_bytes, linear_bytes, scheme_of, weight_sizes
-from clusterlm.planning.workload import Workload
+from clusterlm.planning.workload import Method, Software, Workload
 
 MOST_KEPT = 512
-"""Shapes whose work is remembered at a time."""
+"""Shapes whose work is remembered at a time: by identity, which is how they hash."""
 
 
 @dataclass(frozen=True)
@@ -109,34 +109,23 @@ class Work:
         return sum(one.layers * one.elements * one.seen(tokens) * one.groups for one in self.reads)
 
 
-_known: dict[tuple[int, str, str | None], tuple[ModelShape, Work]] = {}
-"""By identity: to hash a shape costs more than all that is computed from it. The shape is kept, so that no other one
-can have its identity."""
-
-
 def work_of(shape: ModelShape, workload: Workload) -> Work:
-    key = id(shape), workload.dtype, workload.quantise
-    if key not in _known:
-        if len(_known) >= MOST_KEPT:
-            _known.clear()
-        _known[key] = shape, _count(shape, workload.dtype, workload.quantise)
-    return _known[key][1]
-
-
-_trained: dict[tuple[object, ...], tuple[ModelShape, int]] = {}
-"""Trained parameters, remembered in the same way."""
+    return _count(shape, workload.dtype, workload.quantise)
 
 
 def trained_of(shape: ModelShape, workload: Workload) -> int:
     if workload.method == "full":
         return shape.parameters
-    grouped = workload.software.version >= (5,)
-    key = id(shape), workload.method, workload.lora_rank, workload.lora_targets, workload.software.engine, grouped
-    if key not in _trained:
-        if len(_trained) >= MOST_KEPT:
-            _trained.clear()
-        _trained[key] = shape, trained_parameters(shape, workload)
-    return _trained[key][1]
+    software = workload.software
+    grouped = software.version >= (5,)
+    return _trained(shape, workload.method, workload.lora_rank, workload.lora_targets, software.engine, grouped)
+
+
+@lru_cache(MOST_KEPT)
+def _trained(shape: ModelShape, method: Method, rank: int, targets: tuple[str, ...], engine: str, grouped: bool) -> int:
+    """By what it depends on: to hash a whole workload costs more than the rest of a prediction."""
+    software = Software(engine=engine, version=(5,) if grouped else (4,))
+    return trained_parameters(shape, Workload(method=method, lora_rank=rank, lora_targets=targets, software=software))
 
 
 def stored_as(shape: ModelShape, quantise: str | None) -> str:
@@ -151,6 +140,7 @@ def stored_as(shape: ModelShape, quantise: str | None) -> str:
     return stored.method
 
 
+@lru_cache(MOST_KEPT)
 def _count(shape: ModelShape, dtype: str, quantise: str | None) -> Work:
     scheme, size = scheme_of(shape, quantise), element_bytes(dtype)
     dense = 0.0
