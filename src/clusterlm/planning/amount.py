@@ -41,8 +41,8 @@ def rounds_of(case: Case, amount: Amount) -> int:
     workload = case.workload
     if amount.records is None:
         return -(-amount.tokens // (case.global_batch * workload.sequence_tokens))
-    return -(-records_of_a_copy(case, amount.records) // workload.batch)
+    return -(-records_of_a_copy(case.strategy.data_degree, amount.records) // workload.batch)
 
 
-def records_of_a_copy(case: Case, records: int) -> int:
-    return -(-records // case.strategy.data_degree)
+def records_of_a_copy(copies: int, records: int | None) -> int:
+    return -(-(records or USUAL_RECORDS) // copies)

@@ -9,7 +9,7 @@ from typing import Any
 
 from clusterlm.errors import ClusterlmError
 from clusterlm.model.shape import ModelShape
-from clusterlm.planning.amount import USUAL_RECORDS, Amount, amount_of, records_of_a_copy, rounds_of
+from clusterlm.planning.amount import Amount, amount_of, records_of_a_copy, rounds_of
 from clusterlm.planning.case import Case
 from clusterlm.planning.changes import first_that_fits
 from clusterlm.planning.coefficients import cublas_bytes
@@ -24,7 +24,8 @@ from clusterlm.planning.ways import EFFORTS, Effort, Way, ways
 from clusterlm.planning.wishes import Wishes
 from clusterlm.units import show_seconds
 
-LARGEST_GENERATION_BATCH = 256
+GENERATION_BATCHES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+"""Sequences at once that are tried."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Search:
     footprints: dict[tuple[Any, ...], Footprint] = field(default_factory=dict)
     sized: dict[tuple[Any, ...], Case | str] = field(default_factory=dict)
     """One copy of the model on one kind of GPU; the reason where it cannot be."""
+    shared: dict[tuple[Any, ...], Case] = field(default_factory=dict)
     speeds: dict[tuple[Any, ...], Speed] = field(default_factory=dict)
     hosts: dict[tuple[Any, ...], tuple[Item, ...]] = field(default_factory=dict)
 
@@ -136,15 +138,17 @@ class Search:
 
     def _tried(self, way: Way, able: list[Place], wishes: Wishes) -> list[Candidate] | Rejected:
         """At all of these places, whose nodes are equal."""
-        place = able[0]
-        sized = self._sized(way.one_copy, place, wishes, _most_at_once(way, wishes))
+        place, copies = able[0], way.count_of_copies
+        sized = self._sized(way.one_copy, place, wishes)
         if isinstance(sized, str):
             return Rejected(place, way, None, sized)
-        case = self._shared_out(sized if way.gpus == sized.strategy.gpus else sized.with_gpus(way.gpus), wishes)
-        lacking = self._lacking(case, place, way)
+        lacking = self._lacking(sized if copies == 1 else sized.with_gpus(way.gpus), place, way)
         if lacking:
             return lacking
-        amount, speed = amount_of(case, wishes), self._speed(case, place, way)
+        free = not sized.workload.trains and not wishes.batch
+        one = self._shared_out(sized, records_of_a_copy(copies, wishes.records)) if free else sized
+        case = one if copies == 1 else one.with_gpus(way.gpus)
+        amount, speed = amount_of(case, wishes), self._speed(one, place).of_copies(copies)
         long_enough = [one for one in able if not is_too_short(speed, one.partition.limit_seconds)]
         if not long_enough:
             limit = show_seconds(place.partition.limit_seconds or 0)
@@ -155,29 +159,28 @@ class Search:
         durations = ((one, duration_of(speed, rounds, one.partition.limit_seconds)) for one in long_enough)
         return [Candidate(one, way, wishes, case, amount, duration, tight) for one, duration in durations]
 
-    def _shared_out(self, case: Case, wishes: Wishes) -> Case:
-        """A copy's records in equal batches, no more of them than the largest batch needs."""
-        if case.workload.trains or wishes.batch:
-            return case
-        share = records_of_a_copy(case, wishes.records or USUAL_RECORDS)
-        rounds = -(-share // case.workload.batch)
-        return case.with_batch(-(-share // rounds))
+    def _shared_out(self, one_copy: Case, records: int) -> Case:
+        """In equal batches, and no more of them than the largest that fits needs."""
+        batch = -(-records // -(-records // one_copy.workload.batch))
+        key = (one_copy.workload, one_copy.strategy, one_copy.gpu.key, batch)
+        if key not in self.shared:
+            self.shared[key] = one_copy.with_batch(batch)
+        return self.shared[key]
 
-    def _speed(self, case: Case, place: Place, way: Way) -> Speed:
-        """Copies that generate work side by side; one of them is counted."""
-        one = case if way.count_of_copies == 1 else case.with_gpus(way.one_copy.gpus)
-        key = (one.workload, one.strategy, place.gpu.key, place.links)
+    def _speed(self, one_copy: Case, place: Place) -> Speed:
+        """Of a copy that generates; of the whole in training."""
+        key = (one_copy.workload, one_copy.strategy, place.gpu.key, place.links)
         if key not in self.speeds:
-            self.speeds[key] = speed_of(one, place)
-        return self.speeds[key].of_copies(way.count_of_copies)
+            self.speeds[key] = speed_of(one_copy, place)
+        return self.speeds[key]
 
-    def _sized(self, way: Way, place: Place, wishes: Wishes, most_at_once: int) -> Case | str:
+    def _sized(self, way: Way, place: Place, wishes: Wishes) -> Case | str:
         """With the largest batch that fits comfortably, else the smallest; or the reason why there is no such run."""
-        key = (way, place.gpu.key, place.node.gpus, wishes, most_at_once)
+        key = (way, place.gpu.key, place.node.gpus, wishes)
         if key not in self.sized:
             try:
                 case = settle(self.shape, place.gpu, way.asked(wishes, place.node.gpus))
-                self.sized[key] = self._with_batch(case, _batches(case, wishes, most_at_once))
+                self.sized[key] = self._with_batch(case, _batches(case, wishes))
             except ClusterlmError as refusal:
                 self.sized[key] = refusal.problem
         return self.sized[key]
@@ -247,15 +250,9 @@ def gpu_counts(place: Place, wishes: Wishes) -> tuple[int, ...]:
     return place.gpu_counts
 
 
-def _most_at_once(way: Way, wishes: Wishes) -> int:
-    """Sequences of one copy that generates: no more than its share of the records."""
-    share = wishes.records // way.count_of_copies if wishes.records else LARGEST_GENERATION_BATCH
-    return max(1, min(LARGEST_GENERATION_BATCH, share))
-
-
-def _batches(case: Case, wishes: Wishes, most_at_once: int) -> list[int]:
+def _batches(case: Case, wishes: Wishes) -> list[int]:
     """Sequences at once on a GPU that may be tried, the most first."""
     if case.workload.trains:
         whole = case.workload.batch * case.accumulation_steps
         return [wishes.micro_batch] if wishes.micro_batch else [n for n in range(whole, 0, -1) if whole % n == 0]
-    return [wishes.batch] if wishes.batch else [1 << power for power in reversed(range(most_at_once.bit_length()))]
+    return [wishes.batch] if wishes.batch else list(GENERATION_BATCHES)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from clusterlm.planning.amount import USUAL_RECORDS
 from clusterlm.planning.settle import usual_cut
 from clusterlm.planning.wishes import Wishes
 
@@ -20,6 +21,8 @@ EFFORTS: tuple[Effort, ...] = ("usual", "larger batch", "offload")
 """Of training: the usual batch, then a micro-batch for each of more GPUs than that serves, then states on the host."""
 
 MOST_NODES_OF_A_COPY = 16
+LEAST_RECORDS_OF_A_COPY = 32
+"""With fewer it would load longer than it works, where nobody asked for so many copies."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,13 @@ def _training(gpus: int, wishes: Wishes) -> Iterator[Way]:
 def _copies(gpus: int, node_gpus: int, wishes: Wishes) -> Iterator[Way]:
     """Whole copies of the model, each cut over some of the GPUs."""
     cut = wishes.strategy if wishes.strategy in ("tensor", "pipeline") else usual_cut(wishes)
+    records, pinned = wishes.records or USUAL_RECORDS, wishes.copies or wishes.gpus or wishes.nodes
+    most = records if pinned else max(1, records // LEAST_RECORDS_OF_A_COPY)
     for each in _gpus_of_a_copy(gpus, node_gpus, wishes):
         copies = gpus // each
         strategy = cut if each > 1 else "single" if gpus == 1 else "ddp"
         asked_for = wishes.strategy in (None, strategy) and wishes.copies in (None, copies)
-        if asked_for and copies <= (wishes.records or copies):
+        if asked_for and copies <= most:
             yield Way(gpus, strategy, copies=copies if each > 1 else None)
 
 
