@@ -192,6 +192,34 @@ def test_tensor_parallel_is_faster_than_one_gpu_and_slower_than_as_many_copies()
     assert one.step_seconds / 2 < two.step_seconds < one.step_seconds
 
 
+def test_tensor_and_pipeline_parallel_over_nodes_pay_for_both_by_the_clusters_links() -> None:
+    # Hidden states of 2048 tokens: 2048 x 4096 x 2 B; links reach 60 %. Tensor 4 in a node: 64 all-reduces of 3/4
+    # twice; one hand-over to the stage on the other node. Tensor 8 over two nodes: 64 of 7/8 twice, by the network.
+    def communication(gpu_gb_per_second: float, node_gb_per_second: float, tensor: int, stages: int) -> float:
+        strategy = Strategy(gpus=8, gpus_per_node=4, tensor_degree=tensor, pipeline_degree=stages)
+        work = Workload(task="embed", sequence_tokens=2048, software=Software(engine="vllm", version=(0, 19)))
+        asked = Case(shape(LLAMA), work, strategy, find_gpu("a100-80"))
+        return dict(pace(asked, Links(gpu_gb_per_second, node_gb_per_second, 2)).parts)["communication"]
+
+    states = 2048 * 4096 * 2 / 0.6
+    slower = communication(300, 5, 4, 2) - communication(300, 50, 4, 2)
+    assert slower == pytest.approx(states * (1 / 5e9 - 1 / 50e9))
+    slower = communication(100, 50, 4, 2) - communication(300, 50, 4, 2)
+    assert slower == pytest.approx(64 * 1.5 * states * (1 / 100e9 - 1 / 300e9))
+    slower = communication(300, 5, 8, 1) - communication(300, 50, 8, 1)
+    assert slower == pytest.approx(64 * 1.75 * states * (1 / 5e9 - 1 / 50e9))
+
+
+def test_a_step_is_named_by_what_bounds_it() -> None:
+    # 16 texts of 1024 tokens and 8B parameters: 262 TFLOP, a second of an A100, where reading the weights takes 8 ms;
+    # the 16 GFLOP of one token take 0.1 ms.
+    passes, alone = dict(pace_of(task="embed", batch=16, sequence_length=1024).parts), dict(pace_of(batch=1).parts)
+    assert passes["compute"] > 0.6 * sum(passes.values()) > 0
+    assert alone["compute"] < 0.02 * alone["memory"]
+    many = dict(pace_of("Qwen/Qwen2.5-0.5B", engine="vllm", batch=1024, sequence_length=16).parts)
+    assert many["compute"] > 0.05 * sum(many.values())
+
+
 def test_a_slower_network_slows_sharded_training_over_nodes_and_nothing_else() -> None:
     def seconds(node_gb_per_second: float, gpus_per_node: int) -> float:
         asked = case(task="train", gpus=8, gpus_per_node=gpus_per_node)
@@ -247,8 +275,9 @@ def test_every_gpu_has_speeds_and_a_source() -> None:
 
 
 def test_half_a_card_of_amd_trains_as_fast_as_mosaicml_measured() -> None:
-    # MPT-7B by llm-foundry: an MI250 0.73 of an A100-80 (June 2023), 1.13 times as much with ROCm 5.7 and FlashAttention 2
-    # (October 2023), the MI250X 383 TFLOPS where the MI250 has 362: a GCD 0.436. Its slower memory and host may show.
+    # MPT-7B by llm-foundry: an MI250 0.73 of an A100-80 (June 2023), 1.13 times as much with ROCm 5.7 and
+    # FlashAttention 2 (October 2023), the MI250X 383 TFLOPS where the MI250 has 362: a GCD 0.436. Its slower memory may
+    # show.
     def tokens_per_second(gpu: str) -> float:
         work = Workload(task="train", batch=8, software=Software(engine="llm-foundry"))
         asked = Case(shape("meta-llama/Llama-2-7b-hf"), work, Strategy(), find_gpu(gpu))

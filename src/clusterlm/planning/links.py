@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clusterlm.cluster import Gpu
+from clusterlm.strategy import Strategy
 
 USUAL_NODE_GB_PER_SECOND = 25.0
 """One port of 200 Gbit/s."""
@@ -27,3 +28,18 @@ class Links:
 def usual_links(gpu: Gpu) -> Links:
     """Where no cluster says."""
     return Links(gpu.gpu_link_gb_per_second, USUAL_NODE_GB_PER_SECOND, USUAL_STORAGE_GB_PER_SECOND)
+
+
+def tensor_gb_per_second(strategy: Strategy, links: Links) -> float:
+    """Of one GPU in a ring over those that cut matrices together; over nodes, it enters each through all its ports."""
+    if strategy.tensor_degree <= strategy.gpus_per_node:
+        return links.gpu_gb_per_second
+    return min(links.gpu_gb_per_second, links.node_gb_per_second)
+
+
+def stage_hops(strategy: Strategy) -> tuple[int, int]:
+    """Hand-overs from stage to stage of one copy: within a node, and from node to node."""
+    stages = strategy.pipeline_degree
+    nodes = -(-strategy.tensor_degree * stages // strategy.gpus_per_node)
+    between = min(stages, nodes) - 1
+    return stages - 1 - between, between

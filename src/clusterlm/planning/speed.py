@@ -61,12 +61,12 @@ def step_parts(case: Case, links: Links, known: Learned) -> Parts:
         trainer = known.training.get(training_key(workload)) or known.training.get("other") or Training()
         return training_seconds(case, trainer, links, known)
     engine = known.generating.get(generating_key(workload)) or known.generating.get("other") or Generating()
-    prefill = prefill_seconds(case, engine, known)
+    prefill = prefill_seconds(case, engine, known, links)
     if workload.task == "embed":
         return prefill
     # The prefill gives the first token; the cache grows evenly, so the middle step is the mean one.
     steps = max(1, workload.new_tokens) - 1
-    token = token_seconds(case, engine, known, workload.sequence_tokens + steps / 2)
+    token = token_seconds(case, engine, known, workload.sequence_tokens + steps / 2, links)
     return {"prefill": sum(prefill.values())} | {name: steps * seconds for name, seconds in token.items()}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from clusterlm.cluster import Gpu
 from clusterlm.planning.case import Case
 from clusterlm.planning.efficiency import Generating, Learned, Stored, stored_constants
+from clusterlm.planning.links import Links, stage_hops, tensor_gb_per_second
 from clusterlm.planning.weights import element_bytes
 from clusterlm.planning.work import Work, work_of
 
@@ -35,7 +36,9 @@ RESIDENT_SHARE = 0.6
 DISK_GB_PER_SECOND = 3.0
 """A node's NVMe: data sheets of single drives on PCIe 3 and 4 say 2 to 7."""
 SWAP_HOPS_SECONDS = 50e-6
-"""From one stage of a model that is laid over GPUs to the next."""
+"""From one stage of a model that is laid over GPUs to the next, before its bytes."""
+LINK_SHARE = 0.6
+"""Of the links between GPUs, in generation."""
 
 
 def overlapped(first: float, second: float, sharpness: float = SHARPNESS) -> float:
@@ -77,7 +80,7 @@ def bandwidth(gpu: Gpu, learned: Learned) -> float:
     return gpu.memory_gb_per_second * 1e9 * learned.reachable_memory.get(gpu.key, 1.0)
 
 
-def prefill_seconds(case: Case, engine: Generating, learned: Learned) -> Parts:
+def prefill_seconds(case: Case, engine: Generating, learned: Learned, links: Links) -> Parts:
     """One forward pass over whole prompts; the head works on the last token of each."""
     workload, work = case.workload, work_of(case.shape, case.workload)
     stored = stored_constants(engine, work.stored, experts=bool(work.mixtures))
@@ -86,16 +89,17 @@ def prefill_seconds(case: Case, engine: Generating, learned: Learned) -> Parts:
     tokens = sequences * workload.sequence_tokens
     products = work.forward_flops(tokens) + work.head_flops(sequences)
     attention = sequences * work.attention_flops(workload.sequence_tokens)
-    seconds = products / (peak * engine.compute_share) * (stored.compute_factor if stored else 1)
-    seconds += attention / (attention_flops_per_second(case, learned) * engine.attention_share)
+    compute = products / (peak * engine.compute_share) * (stored.compute_factor if stored else 1)
+    compute += attention / (attention_flops_per_second(case, learned) * engine.attention_share)
     moved = tokens * work.layers * (BLOCK_PASSES * work.hidden_size + MLP_PASSES * work.widest)
     moved = work.weight_bytes(tokens) + moved * element_bytes(workload.dtype)
-    seconds += moved / bandwidth(case.gpu, learned) / engine.weight_share
-    seconds += streamed_seconds(case, engine, work)
-    return _with_host(case, engine, work, stored, seconds / case.strategy.tensor_degree, tokens)
+    memory = moved / bandwidth(case.gpu, learned) / engine.weight_share
+    on_gpu = _of_one_gpu(case, engine, work, compute, memory)
+    host = _host_seconds(case, engine, work, stored)
+    return _with_host(on_gpu, host, engine) | _communication(case, engine, work, tokens, links)
 
 
-def token_seconds(case: Case, engine: Generating, learned: Learned, context: float) -> Parts:
+def token_seconds(case: Case, engine: Generating, learned: Learned, context: float, links: Links) -> Parts:
     """One step in which each sequence of the batch gets its next token, having `context` tokens."""
     workload, work = case.workload, work_of(case.shape, case.workload)
     stored = stored_constants(engine, work.stored, experts=bool(work.mixtures))
@@ -104,49 +108,66 @@ def token_seconds(case: Case, engine: Generating, learned: Learned, context: flo
     weights = work.weight_bytes(batch) / speed / engine.weight_share * (stored.bytes_factor if stored else 1)
     weights *= 1 + engine.sequence_factor * (batch - 1)
     products = (work.forward_flops(batch) + work.head_flops(batch)) * (stored.compute_factor if stored else 1)
-    weights = overlapped(weights, products / (peak_flops(case, learned) * engine.compute_share))
+    products /= peak_flops(case, learned) * engine.compute_share
+    both = overlapped(weights, products)
     cache = work.cache_elements(context) * size * engine.cache_passes / speed
     # Sequences side by side fill the GPU that one of them leaves mostly idle.
     alone = engine.expanded_gb_per_second * 1e9
     cache += work.expanded_elements(context) * size / max(alone, min(batch * alone, FILLED_SHARE * speed))
     others = (2 * work.recurrent_bytes + work.vocabulary_size * SAMPLED_BYTES) / speed
-    seconds = (weights + batch * (cache + others)) / case.strategy.tensor_degree
-    seconds += streamed_seconds(case, engine, work)
+    # Of what overlaps, the longer one counts whole and the other by what shows of it.
+    compute = products if products > weights else both - weights
+    on_gpu = _of_one_gpu(case, engine, work, compute, both - compute + batch * (cache + others))
     eager = engine.eager_layer_microseconds if context > engine.eager_after_tokens else 0.0
-    return _with_host(case, engine, work, stored, seconds, batch, eager)
+    host = _host_seconds(case, engine, work, stored) + work.layers * eager * 1e-6
+    return _with_host(on_gpu, host, engine) | _communication(case, engine, work, batch, links)
+
+
+def _of_one_gpu(case: Case, engine: Generating, work: Work, compute: float, memory: float) -> Parts:
+    """Where matrices are cut, each GPU does its part, and has its own link to the host."""
+    degree = case.strategy.tensor_degree
+    parts = {"compute": compute / degree, "memory": memory / degree}
+    if case.strategy.offload != "none":
+        parts["offload"] = streamed_seconds(case, engine, work) / degree
+    return parts
 
 
 def streamed_seconds(case: Case, engine: Generating, work: Work) -> float:
     """What does not fit on the GPU comes over its link in each forward pass; from a disk, at the disk's rate."""
-    offload = case.strategy.offload
-    if offload == "none":
-        return 0.0
     missing = max(0.0, work.all_bytes - RESIDENT_SHARE * case.gpu.memory_bytes * case.strategy.gpus)
     link = case.gpu.host_link_gb_per_second
-    return missing / (min(link, DISK_GB_PER_SECOND) if offload == "nvme" else link) / 1e9 / engine.link_share
+    return (
+        missing / (min(link, DISK_GB_PER_SECOND) if case.strategy.offload == "nvme" else link) / 1e9 / engine.link_share
+    )
 
 
-def _with_host(
-    case: Case,
-    engine: Generating,
-    work: Work,
-    stored: Stored | None,
-    seconds: float,
-    tokens: float,
-    more_for_each_layer: float = 0.0,
-) -> Parts:
-    host = engine.step_milliseconds * 1e-3
-    host += work.layers * (engine.layer_microseconds + more_for_each_layer) * 1e-6
+def _host_seconds(case: Case, engine: Generating, work: Work, stored: Stored | None) -> float:
+    """Of one forward pass, whatever its tokens."""
     visits = expert_visits(case, work, engine.expert_microseconds)
-    host += visits * engine.expert_microseconds * 1e-6
+    seconds = engine.step_milliseconds * 1e-3 + work.layers * engine.layer_microseconds * 1e-6
+    seconds += visits * engine.expert_microseconds * 1e-6
     if stored:
-        host += (work.matrices + EXPERT_MATRICES * visits) * stored.matrix_microseconds * 1e-6
-    parts = {"memory": seconds, "overhead": max(0.0, overlapped(host, seconds, engine.sharpness) - seconds)}
-    degree = case.strategy.tensor_degree
+        seconds += (work.matrices + EXPERT_MATRICES * visits) * stored.matrix_microseconds * 1e-6
+    return seconds
+
+
+def _with_host(on_gpu: Parts, host: float, engine: Generating) -> Parts:
+    seconds = sum(on_gpu.values())
+    return on_gpu | {"overhead": max(0.0, overlapped(host, seconds, engine.sharpness) - seconds)}
+
+
+def _communication(case: Case, engine: Generating, work: Work, tokens: float, links: Links) -> Parts:
+    """Hidden states: of tensor parallel two all-reduces a layer, of a pipeline one hand-over from stage to stage."""
+    strategy = case.strategy
+    degree = strategy.tensor_degree
+    if degree * strategy.pipeline_degree == 1:
+        return {}
+    states = tokens * work.hidden_size * element_bytes(case.workload.dtype) / LINK_SHARE / 1e9
+    seconds = 0.0
     if degree > 1:
-        sent = 2 * (degree - 1) / degree * tokens * work.hidden_size * element_bytes(case.workload.dtype)
-        each = engine.reduce_microseconds * 1e-6 + sent / (case.gpu.gpu_link_gb_per_second * 1e9 * 0.6)
-        parts["communication"] = 2 * work.layers * each
-    if case.strategy.pipeline_degree > 1:
-        parts["communication"] = (case.strategy.pipeline_degree - 1) * SWAP_HOPS_SECONDS
-    return parts
+        reduced = 2 * (degree - 1) / degree * states / tensor_gb_per_second(strategy, links)
+        seconds += 2 * work.layers * (engine.reduce_microseconds * 1e-6 + reduced)
+    within, between = stage_hops(strategy)
+    seconds += within * (SWAP_HOPS_SECONDS + states / links.gpu_gb_per_second)
+    seconds += between * (SWAP_HOPS_SECONDS + states / links.node_gb_per_second)
+    return {"communication": seconds}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clusterlm.planning.case import Case
 from clusterlm.planning.efficiency import Learned, Training, stored_constants
-from clusterlm.planning.links import Links
+from clusterlm.planning.links import Links, tensor_gb_per_second
 from clusterlm.planning.network import gradient_element_bytes
 from clusterlm.planning.step_time import (
     BLOCK_PASSES,
@@ -160,7 +160,7 @@ def _tensor_parallel(case: Case, trainer: Training, steps: int, work: Work, link
     passes = 2 + case.workload.checkpointing
     states = case.workload.tokens * work.hidden_size * element_bytes(case.workload.dtype)
     sent = 2 * (degree - 1) / degree * 2 * passes * work.layers * states
-    return steps * sent / (links.gpu_gb_per_second * 1e9 * trainer.link_share)
+    return steps * sent / (tensor_gb_per_second(case.strategy, links) * 1e9 * trainer.link_share)
 
 
 def _update(case: Case, trainer: Training, learned: Learned, steps: int) -> Parts:
