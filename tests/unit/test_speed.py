@@ -250,6 +250,33 @@ def test_eight_bits_by_bitsandbytes_are_slower_and_four_bits_served_are_faster()
     assert pace_of(batch=1, engine="vllm", quantize="awq-int4").tokens_per_second > 1.3 * served
 
 
+def test_deepspeeds_optimizer_moves_the_float32_states_that_its_memory_is_counted_with() -> None:
+    # AdamW reads a parameter, its gradient and both moments and writes all but the gradient, 28 B in float32. DeepSpeed
+    # besides casts the 16-bit gradient up (2 + 4 B) and the new parameter down (4 + 2 B). At 0.6 of 2039 GB/s, an eighth.
+    def optimizer(strategy: str) -> float:
+        return dict(pace_of(task="train", gpus=8, strategy=strategy).parts)["optimizer"]
+
+    each = 8.03e9 / 8 / (0.6 * 2039e9)
+    assert optimizer("fsdp") == pytest.approx(28 * each, rel=1e-3)
+    assert optimizer("zero3") == optimizer("zero2") == optimizer("zero1") == pytest.approx(40 * each, rel=1e-3)
+    assert optimizer("ddp") == pytest.approx(8 * 28 * each, rel=1e-3)
+
+
+@pytest.mark.parametrize("gpus_per_node", [8, 4])
+@pytest.mark.parametrize("batch", [32, 256])
+def test_zero_takes_about_as_long_as_what_does_the_same_in_torch(gpus_per_node: int, batch: int) -> None:
+    def seconds(strategy: str) -> float:
+        wishes = {"gpus": 8, "gpus_per_node": gpus_per_node, "micro_batch": 4, "batch": batch}
+        asked = case(task="train", strategy=strategy, **wishes)
+        return pace(asked, Links(300, 100, 2)).step_seconds
+
+    assert 1 <= seconds("zero3") / seconds("fsdp") < 1.03
+    for zero in ("zero1", "zero2"):
+        assert seconds(zero) == pytest.approx(seconds("ddp"), rel=0.05)
+    # Gradients that are scattered after each micro-batch cannot be quicker than once a step.
+    assert seconds("zero1") <= seconds("zero2")
+
+
 def test_lora_is_faster_than_training_all_and_trains_the_same_tokens() -> None:
     full, lora = (pace_of(task="train", method=method, micro_batch=4) for method in ("full", "lora"))
     assert full.tokens_per_second < lora.tokens_per_second < 2 * full.tokens_per_second

@@ -50,13 +50,13 @@ def training_seconds(case: Case, trainer: Training, links: Links, learned: Learn
     """One optimizer step with its accumulation."""
     work, steps = work_of(case.shape, case.workload), case.accumulation_steps
     compute = _micro_batch(case, trainer, work, learned)
-    gathers, reduction = _sent_bytes(case)
+    gathers, reduction, after = _sent_bytes(case)
     speed = link_bytes_per_second(case, links) * trainer.link_share
     busy = sum(compute.values())
     shown = steps * (overlapped(busy, gathers / speed, COMMUNICATION_SHARPNESS) - busy)
     shown += overlapped(busy, reduction / speed, COMMUNICATION_SHARPNESS) - busy
     parts = {name: steps * seconds for name, seconds in compute.items()}
-    parts["communication"] = shown + _tensor_parallel(case, trainer, steps, work, links)
+    parts["communication"] = shown + after / speed + _tensor_parallel(case, trainer, steps, work, links)
     return parts | _update(case, trainer, learned, steps)
 
 
@@ -123,20 +123,25 @@ def _elementwise_seconds(case: Case, trainer: Training, learned: Learned, work: 
     return moved / bandwidth(case.gpu, learned)
 
 
-def _sent_bytes(case: Case) -> tuple[float, float]:
-    """Of one GPU: in each micro-batch, and once a step."""
+def _sent_bytes(case: Case) -> tuple[float, float, float]:
+    """Of one GPU: in each micro-batch, once a step beside its products, and once when the optimizer is through, beside
+    nothing: ZeRO-1 and 2 then gather the new weights. ZeRO-2 scatters gradients after every micro-batch."""
     workload, strategy = case.workload, case.strategy
     ranks = strategy.data_degree * strategy.context_degree
     if ranks < 2:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     share = (ranks - 1) / ranks
     cut = strategy.tensor_degree * strategy.pipeline_degree
     trained = _gathered_bytes(case) / 2 if workload.software.engine == EXPERT_PARALLEL else _trained(case)
     gradients = trained * gradient_element_bytes(workload, strategy) / cut
     if strategy.sharding in SHARDS_PARAMETERS:
         weights = _gathered_bytes(case) / cut
-        return share * (2 * weights + gradients), 0.0
-    return 0.0, 2 * share * gradients
+        return share * (2 * weights + gradients), 0.0, 0.0
+    if strategy.sharding == "zero1":
+        return 0.0, share * gradients, share * gradients
+    if strategy.sharding == "zero2":
+        return share * gradients, 0.0, share * gradients
+    return 0.0, 2 * share * gradients, 0.0
 
 
 def _gathered_bytes(case: Case) -> float:
@@ -163,14 +168,25 @@ def _tensor_parallel(case: Case, trainer: Training, steps: int, work: Work, link
     return steps * sent / (tensor_gb_per_second(case.strategy, links) * 1e9 * trainer.link_share)
 
 
+def _updated_bytes(case: Case) -> float:
+    """Moved by the optimizer's step for one trained parameter, whose states are those that planning/training.py counts:
+    in float32 under autocast, and in DeepSpeed, which also casts 16-bit gradients up and the new weights down."""
+    workload = case.workload
+    whole = workload.method == "full"
+    size = element_bytes(workload.dtype if whole else workload.adapter_dtype)
+    passes = OPTIMIZER_PASSES[workload.optimizer]
+    if case.strategy.sharding.startswith("zero") and size < 4:
+        return 4 * passes + 2 * (4 + size)
+    return passes * (4 if workload.autocast and whole else size)
+
+
 def _update(case: Case, trainer: Training, learned: Learned, steps: int) -> Parts:
     """The optimizer's step, and what offloading moves over the link to the host."""
     workload, strategy = case.workload, case.strategy
     cut = strategy.tensor_degree * strategy.pipeline_degree
     shards = strategy.data_degree * strategy.context_degree if strategy.sharding in SHARDS_OPTIMIZER else 1
     own = _trained(case) / cut / shards
-    size = 4.0 if workload.autocast and workload.method == "full" else element_bytes(workload.dtype)
-    moved = own * size * OPTIMIZER_PASSES[workload.optimizer]
+    moved = own * _updated_bytes(case)
     if strategy.offload == "none":
         return {"optimizer": moved / (bandwidth(case.gpu, learned) * OPTIMIZER_SHARE)}
     here = min(strategy.gpus_per_node, strategy.gpus)
