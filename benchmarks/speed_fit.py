@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -29,12 +29,8 @@ from benchmarks.speed_prior import (
     start_of,
 )
 from benchmarks.speed_rows.measured import Measured, measurements, predicted_value
-from clusterlm.planning.efficiency import (
-    Generating,
-    Learned,
-    Stored,
-    Training,
-)
+from clusterlm.planning.efficiency import Generating, Learned, Stored, Training
+from clusterlm.planning.speed import features
 from clusterlm.planning.work import work_of
 
 FILE = Path(__file__).parents[1] / "src/clusterlm/planning/efficiency.json"
@@ -239,6 +235,8 @@ SEVERAL_MODELS = 6
 LEAST_SPREAD, LEAST_SPREAD_OF_FEW = 1.15, 1.3
 """What no count of rows from one bench and one author's machines can narrow; with few models less can be said."""
 
+WITNESSES = 2
+
 
 def table(fitted: Sequence[Fitted]) -> dict[str, Any]:
     counts: dict[str, int] = {}
@@ -261,7 +259,14 @@ def table(fitted: Sequence[Fitted]) -> dict[str, Any]:
         "reachable_memory": REACHABLE_MEMORY,
         "rows": counts,
         "spread": spreads,
+        "features": {one.name: measured_features(one.rows) for one in fitted},
     }
+
+
+def measured_features(rows: Sequence[Measured]) -> list[str]:
+    """What at least so many rows have that one alone is no witness."""
+    counts = Counter(name for row in rows for name in features(row.asked.case))
+    return sorted(name for name, count in counts.items() if count >= WITNESSES)
 
 
 def asdict_rounded(one: Fitted) -> dict[str, Any]:

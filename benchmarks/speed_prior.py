@@ -16,10 +16,11 @@ REACHABLE = {
     "other": 0.75,
 }  # fmt: skip
 """Largest measured products over the data sheet's peak: Stas Bekman, ml-engineering, "Maximum Achievable Matmul FLOPS"
-for A100, H100, GH200, H200, B200 and MI300X; the others are estimates (cards that their power limit holds down reach less
-of a high peak: L40S, L4, T4). Of the MI250X its 0.767 of products alone is more than whole steps show: MosaicML trained
-MPT-1B to 13B on an MI250 (June 2023) at 0.73 of an A100-80, 1.13 times that with ROCm 5.7 and FlashAttention 2 (October
-2023), and the MI250X has 383 TFLOPS where the MI250 has 362: 0.87 of an A100, each of its two GCDs 0.436 of 312 x 0.859."""
+for A100, H100, GH200, H200, B200 and MI300X; the others are estimates (cards that their power limit holds down reach
+less of a high peak: L40S, L4, T4). Of the MI250X its 0.767 of products alone is more than whole steps show: MosaicML
+trained MPT-1B to 13B on an MI250 (June 2023) at 0.73 of an A100-80, 1.13 times that with ROCm 5.7 and FlashAttention 2
+(October 2023), and the MI250X has 383 TFLOPS where the MI250 has 362: 0.87 of an A100, each of its two GCDs 0.436 of
+312 x 0.859."""
 REACHABLE_MEMORY = {"h20-96": 0.75}
 """Qwen3-32B in 16 bits reads 65 GB a token in 38 to 48 ms, 1.4 to 1.7 of 4 TB/s: 78 multiprocessors do not draw it."""
 LEAST_COMPUTE_SHARE = 0.35

@@ -80,7 +80,7 @@ def test_published_speeds_are_predicted_within_15_percent_and_nearly_all_within_
     found = as_json(evaluate(MEASURED))
     assert found["all"]["median_error"] <= 0.15
     assert found["all"]["within_1.5"] >= 0.90
-    assert found["all"]["inside_spread"] >= 0.80
+    assert found["all"]["inside_spread"] >= 0.90
     assert found["coverage"] >= 0.95
 
 
@@ -140,6 +140,17 @@ def test_reading_the_files_and_copying_them_is_the_least_that_loading_takes() ->
     slow, fast = load_seconds(case(), links), load_seconds(case(), replace(links, storage_gb_per_second=20))
     assert slow - fast == pytest.approx(16.06 / 2 - 16.06 / 20, rel=0.01)
     assert fast > 30
+
+
+def test_many_nodes_read_no_faster_than_the_file_system_gives() -> None:
+    # 16.06 GB: a node at 2 GB/s takes 8 s; 1,024 nodes together at 500 GB/s 33 s, at 100 GB/s 164 s.
+    def seconds(nodes: int, all_storage_gb_per_second: float) -> float:
+        links = replace(Links(300, 25, 2), all_storage_gb_per_second=all_storage_gb_per_second)
+        return load_seconds(case(task="train", gpus=4 * nodes, gpus_per_node=4), links)
+
+    assert seconds(16, 500) == seconds(1, 500)
+    assert seconds(1024, 500) - seconds(1, 500) == pytest.approx(1024 * 16.06 / 500 - 16.06 / 2, rel=0.01)
+    assert seconds(1024, 100) - seconds(1024, 500) == pytest.approx(1024 * 16.06 * (1 / 100 - 1 / 500), rel=0.01)
 
 
 # ---- what physics forbids -------------------------------------------------------------------------------------------
@@ -252,7 +263,7 @@ def test_eight_bits_by_bitsandbytes_are_slower_and_four_bits_served_are_faster()
 
 def test_deepspeeds_optimizer_moves_the_float32_states_that_its_memory_is_counted_with() -> None:
     # AdamW reads a parameter, its gradient and both moments and writes all but the gradient, 28 B in float32. DeepSpeed
-    # besides casts the 16-bit gradient up (2 + 4 B) and the new parameter down (4 + 2 B). At 0.6 of 2039 GB/s, an eighth.
+    # besides casts the 16-bit gradient up (2 + 4 B) and the new weight down (4 + 2 B). An eighth, at 0.6 of 2039 GB/s.
     def optimizer(strategy: str) -> float:
         return dict(pace_of(task="train", gpus=8, strategy=strategy).parts)["optimizer"]
 
@@ -292,6 +303,27 @@ def test_the_spread_is_wider_where_nothing_was_measured() -> None:
     elsewhere = pace_of(engine="vllm", gpu="mi300x")
     assert elsewhere.spread > measured.spread
     assert "A100" in measured.basis and "MI300X" in elsewhere.basis
+
+
+def test_what_no_measurement_of_the_engine_has_widens_the_spread_and_is_named() -> None:
+    # DeepSpeed 1.3, transformers 5's grouped experts 1.3 and several nodes 1.25: nothing of them is among the Trainer's
+    # rows, whose mixtures are of transformers 4 and whose GPUs are of one node.
+    moe: dict[str, Any] = {"name": "Qwen/Qwen3-30B-A3B", "task": "train"}
+    usual, strange = pace_of(task="train"), pace_of(**moe, strategy="zero2", gpus=64, gpus_per_node=4)
+    assert strange.spread == pytest.approx(usual.spread * 1.3 * 1.3 * 1.25)
+    assert strange.basis == usual.basis + ", without DeepSpeed, mixtures by transformers 5 or several nodes"
+    most = pace_of(**moe, gpu="mi250x", strategy="zero3", gpus=64, gpus_per_node=4, offload="cpu")
+    assert most.spread == 3 and most.basis.endswith("several nodes, offloading or AMD")
+
+
+def test_what_was_measured_does_not_widen_the_spread() -> None:
+    # Mixtures by ScatterMoE, tensor parallel by vLLM; and copies of a model on several nodes, which know nothing of one
+    # another, are as certain as one.
+    scatter = Workload(task="train", software=Software(engine="scattermoe", version=(1,)))
+    asked = Case(shape("mistralai/Mixtral-8x7B-v0.1"), scatter, Strategy(), find_gpu("a100-80"))
+    assert "without" not in pace(asked, usual_links(asked.gpu)).basis
+    assert "without" not in pace_of(engine="vllm", gpus=2, strategy="tensor").basis
+    assert "without" not in pace_of(gpus=16, gpus_per_node=4, strategy="ddp").basis
 
 
 def test_every_gpu_has_speeds_and_a_source() -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
@@ -97,6 +97,8 @@ class Learned:
     """Measurements by engine, and by engine and GPU."""
     spread: Mapping[str, float]
     """By engine, and by engine and GPU: 80 % of the measurements that were held out lie within this factor."""
+    features: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By engine: of `speed.UNMEASURED_FEATURES` those that measurements have."""
 
 
 NO_STORED = Stored()
@@ -151,6 +153,7 @@ def from_json(table: Mapping[str, Any]) -> Learned:
         reachable_memory=table["reachable_memory"],
         rows=table["rows"],
         spread=table["spread"],
+        features=table["features"],
     )
 
 

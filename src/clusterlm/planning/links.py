@@ -11,6 +11,9 @@ USUAL_NODE_GB_PER_SECOND = 25.0
 """One port of 200 Gbit/s."""
 USUAL_STORAGE_GB_PER_SECOND = 2.0
 """One client of a parallel file system."""
+USUAL_ALL_STORAGE_GB_PER_SECOND = 500.0
+"""A parallel file system to all its clients: an estimate between those of disks, some 250 as LUMI's, and those of
+flash, as Perlmutter's with several thousand (published peaks; unverified), which other jobs share."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Links:
     """One node into the network."""
     storage_gb_per_second: float
     """One node's read of weight files."""
+    all_storage_gb_per_second: float = USUAL_ALL_STORAGE_GB_PER_SECOND
+    """The same of all nodes together."""
 
 
 def usual_links(gpu: Gpu) -> Links:

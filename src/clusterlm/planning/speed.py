@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from clusterlm.planning.case import Case
 from clusterlm.planning.efficiency import Generating, Learned, Training, generating_key, learned, training_key
 from clusterlm.planning.links import Links, usual_links
-from clusterlm.planning.step_time import Parts, prefill_seconds, token_seconds
+from clusterlm.planning.step_time import Parts, groups_experts, prefill_seconds, token_seconds
 from clusterlm.planning.stored import loaded_bytes, published_bytes
 from clusterlm.planning.training_time import training_seconds
+from clusterlm.planning.work import work_of
 
 UNMEASURED_SPREAD = 2.0
 """Of an engine without a measurement."""
@@ -17,6 +18,15 @@ UNMEASURED_GPU_FACTOR = 1.25
 """The spread is wider by this where the engine was measured on other GPUs only."""
 UNMEASURED_BATCH_FACTOR = 1.25
 """And by this for several texts at once, and for embedding: almost all rows generate one."""
+UNMEASURED_FEATURES = {
+    "DeepSpeed": 1.3, "mixtures of experts": 1.3, "mixtures by transformers 5": 1.3, "several nodes": 1.25,
+    "offloading": 1.4, "tensor parallel": 1.25, "int8 of bitsandbytes": 1.3, "AMD": 1.25,
+}  # fmt: skip
+"""And by this for each of these that a case has and no measurement of its engine. Estimates: of a source that taught
+nothing, 79 % lie within a factor 1.5 (docs/concepts/time.md), of one that did within 1.15; so what is new about one is
+worth 1.3. What has more ways to go wrong has more."""
+MOST_UNMEASURED_SPREAD = 3.0
+"""All of that together goes no further: it is physics still."""
 START_SECONDS = 60.0
 """Python, torch and transformers from a shared file system, and the GPU's context. Generous: 38 s were measured for
 transformers 5 from a local disk, loading included."""
@@ -70,24 +80,54 @@ def step_parts(case: Case, links: Links, known: Learned) -> Parts:
     return {"prefill": sum(prefill.values())} | {name: steps * seconds for name, seconds in token.items()}
 
 
+def features(case: Case) -> tuple[str, ...]:
+    """Of UNMEASURED_FEATURES those that the case has."""
+    strategy, work = case.strategy, work_of(case.shape, case.workload)
+    together = strategy.gpus if case.workload.trains else strategy.tensor_degree * strategy.pipeline_degree
+    has = {
+        "DeepSpeed": strategy.sharding.startswith("zero"),
+        "mixtures of experts": bool(work.mixtures) and not groups_experts(case),
+        "mixtures by transformers 5": bool(work.mixtures) and groups_experts(case),
+        "several nodes": together > strategy.gpus_per_node,
+        "offloading": strategy.offload != "none",
+        "tensor parallel": strategy.tensor_degree > 1,
+        "int8 of bitsandbytes": work.stored == "int8",
+        "AMD": case.gpu.vendor == "amd",
+    }
+    return tuple(name for name, there in has.items() if there)
+
+
 def confidence(case: Case, known: Learned) -> tuple[float, str]:
     """The spread, and what it rests on in words."""
     trains = case.workload.task == "train"
     key = training_key(case.workload) if trains else generating_key(case.workload)
     name = f"{'training' if trains else 'generating'}: {key}"
     here = f"{name}: {case.gpu.key}"
-    alone = trains or (case.workload.task == "generate" and case.workload.batch == 1)
-    batched = 1.0 if alone else UNMEASURED_BATCH_FACTOR
     if here in known.spread:
-        return known.spread[here] * batched, f"{key} measured on {case.gpu.name} by {known.rows[here]} rows"
-    if name in known.spread:
-        spread = known.spread[name] * UNMEASURED_GPU_FACTOR * batched
-        return spread, f"data sheet of {case.gpu.name}; {key} measured on other GPUs by {known.rows[name]} rows"
-    return UNMEASURED_SPREAD, f"data sheet; no measurement of {key}"
+        spread, basis = known.spread[here], f"{key} measured on {case.gpu.name} by {known.rows[here]} rows"
+    elif name in known.spread:
+        spread = known.spread[name] * UNMEASURED_GPU_FACTOR
+        basis = f"data sheet of {case.gpu.name}; {key} measured on other GPUs by {known.rows[name]} rows"
+    else:
+        spread, basis = UNMEASURED_SPREAD, f"data sheet; no measurement of {key}"
+    alone = trains or (case.workload.task == "generate" and case.workload.batch == 1)
+    wider = spread if alone else spread * UNMEASURED_BATCH_FACTOR
+    missing = [one for one in features(case) if one not in known.features.get(name, ())]
+    for one in missing:
+        wider *= UNMEASURED_FEATURES[one]
+    # What is known to be far off is not brought nearer.
+    spread = max(spread, min(wider, MOST_UNMEASURED_SPREAD))
+    if missing and name in known.spread:
+        basis += f", without {' or '.join(filter(None, (', '.join(missing[:-1]), missing[-1])))}"
+    return spread, basis
 
 
 def load_seconds(case: Case, links: Links) -> float:
-    """From the start of the process until the model is on its GPUs; a node reads the files once, through its cache."""
+    """From the start of the process until the model is on its GPUs; a node reads the files once, through its cache, and
+    all nodes of the case together no faster than the file system gives. The planner asks for one copy of a model that
+    generates, so that counts the nodes of one."""
     per_gpu = loaded_bytes(case.shape, case.workload) / (case.strategy.tensor_degree * case.strategy.pipeline_degree)
-    read = published_bytes(case.shape) / (links.storage_gb_per_second * 1e9)
+    files, nodes = published_bytes(case.shape), case.strategy.nodes
+    each, together = links.storage_gb_per_second, links.all_storage_gb_per_second
+    read = max(files / each, nodes * files / together) / 1e9
     return START_SECONDS + read + per_gpu / (case.gpu.host_link_gb_per_second * 1e9 * 0.5)

@@ -69,11 +69,15 @@ def reachable_share(gpu: Gpu, learned: Learned) -> float:
     return learned.reachable.get(gpu.key) or learned.reachable["other"]
 
 
-def expert_visits(case: Case, work: Work, microseconds: float) -> int:
-    """Experts that the host visits one by one; transformers 5, as serving engines, has one grouped product for all."""
+def groups_experts(case: Case) -> bool:
+    """transformers 5, as serving engines, has one grouped product for all experts of a layer."""
     software = case.workload.software
-    grouped = software.engine == "transformers" and software.version >= (5,)
-    return 0 if grouped or microseconds < GROUPED_MICROSECONDS else work.expert_visits
+    return software.engine == "transformers" and software.version >= (5,)
+
+
+def expert_visits(case: Case, work: Work, microseconds: float) -> int:
+    """Experts that the host visits one by one."""
+    return 0 if groups_experts(case) or microseconds < GROUPED_MICROSECONDS else work.expert_visits
 
 
 def bandwidth(gpu: Gpu, learned: Learned) -> float:
