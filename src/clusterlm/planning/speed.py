@@ -80,21 +80,21 @@ def step_parts(case: Case, links: Links, known: Learned) -> Parts:
     return {"prefill": sum(prefill.values())} | {name: steps * seconds for name, seconds in token.items()}
 
 
-def features(case: Case) -> tuple[str, ...]:
+def features(case: Case) -> list[str]:
     """Of UNMEASURED_FEATURES those that the case has."""
     strategy, work = case.strategy, work_of(case.shape, case.workload)
     together = strategy.gpus if case.workload.trains else strategy.tensor_degree * strategy.pipeline_degree
-    has = {
-        "DeepSpeed": strategy.sharding.startswith("zero"),
-        "mixtures of experts": bool(work.mixtures) and not groups_experts(case),
-        "mixtures by transformers 5": bool(work.mixtures) and groups_experts(case),
-        "several nodes": together > strategy.gpus_per_node,
-        "offloading": strategy.offload != "none",
-        "tensor parallel": strategy.tensor_degree > 1,
-        "int8 of bitsandbytes": work.stored == "int8",
-        "AMD": case.gpu.vendor == "amd",
-    }
-    return tuple(name for name, there in has.items() if there)
+    has = (
+        ("DeepSpeed", strategy.sharding.startswith("zero")),
+        ("mixtures of experts", work.mixtures and not groups_experts(case)),
+        ("mixtures by transformers 5", work.mixtures and groups_experts(case)),
+        ("several nodes", together > strategy.gpus_per_node),
+        ("offloading", strategy.offload != "none"),
+        ("tensor parallel", strategy.tensor_degree > 1),
+        ("int8 of bitsandbytes", work.stored == "int8"),
+        ("AMD", case.gpu.vendor == "amd"),
+    )
+    return [name for name, there in has if there]
 
 
 def confidence(case: Case, known: Learned) -> tuple[float, str]:

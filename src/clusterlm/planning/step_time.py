@@ -60,11 +60,6 @@ def peak_flops(case: Case, learned: Learned, *, eight_bit: bool = False) -> floa
     return gpu.half_tflops * 1e12 * reachable
 
 
-def attention_flops_per_second(case: Case, learned: Learned) -> float:
-    """Of which an engine's attention reaches its share."""
-    return min(peak_flops(case, learned), FLASH_ATTENTION_FLOPS)
-
-
 def reachable_share(gpu: Gpu, learned: Learned) -> float:
     return learned.reachable.get(gpu.key) or learned.reachable["other"]
 
@@ -94,13 +89,12 @@ def prefill_seconds(case: Case, engine: Generating, learned: Learned, links: Lin
     products = work.forward_flops(tokens) + work.head_flops(sequences)
     attention = sequences * work.attention_flops(workload.sequence_tokens)
     compute = products / (peak * engine.compute_share) * (stored.compute_factor if stored else 1)
-    compute += attention / (attention_flops_per_second(case, learned) * engine.attention_share)
+    compute += attention / (min(peak, FLASH_ATTENTION_FLOPS) * engine.attention_share)
     moved = tokens * work.layers * (BLOCK_PASSES * work.hidden_size + MLP_PASSES * work.widest)
     moved = work.weight_bytes(tokens) + moved * element_bytes(workload.dtype)
     memory = moved / bandwidth(case.gpu, learned) / engine.weight_share
-    on_gpu = _of_one_gpu(case, engine, work, compute, memory)
     host = _host_seconds(case, engine, work, stored)
-    return _with_host(on_gpu, host, engine) | _communication(case, engine, work, tokens, links)
+    return _with_host(case, engine, work, compute, memory, host) | _communication(case, engine, work, tokens, links)
 
 
 def token_seconds(case: Case, engine: Generating, learned: Learned, context: float, links: Links) -> Parts:
@@ -121,19 +115,10 @@ def token_seconds(case: Case, engine: Generating, learned: Learned, context: flo
     others = (2 * work.recurrent_bytes + work.vocabulary_size * SAMPLED_BYTES) / speed
     # Of what overlaps, the longer one counts whole and the other by what shows of it.
     compute = products if products > weights else both - weights
-    on_gpu = _of_one_gpu(case, engine, work, compute, both - compute + batch * (cache + others))
+    memory = both - compute + batch * (cache + others)
     eager = engine.eager_layer_microseconds if context > engine.eager_after_tokens else 0.0
     host = _host_seconds(case, engine, work, stored) + work.layers * eager * 1e-6
-    return _with_host(on_gpu, host, engine) | _communication(case, engine, work, batch, links)
-
-
-def _of_one_gpu(case: Case, engine: Generating, work: Work, compute: float, memory: float) -> Parts:
-    """Where matrices are cut, each GPU does its part, and has its own link to the host."""
-    degree = case.strategy.tensor_degree
-    parts = {"compute": compute / degree, "memory": memory / degree}
-    if case.strategy.offload != "none":
-        parts["offload"] = streamed_seconds(case, engine, work) / degree
-    return parts
+    return _with_host(case, engine, work, compute, memory, host) | _communication(case, engine, work, batch, links)
 
 
 def streamed_seconds(case: Case, engine: Generating, work: Work) -> float:
@@ -155,9 +140,17 @@ def _host_seconds(case: Case, engine: Generating, work: Work, stored: Stored | N
     return seconds
 
 
-def _with_host(on_gpu: Parts, host: float, engine: Generating) -> Parts:
-    seconds = sum(on_gpu.values())
-    return on_gpu | {"overhead": max(0.0, overlapped(host, seconds, engine.sharpness) - seconds)}
+def _with_host(case: Case, engine: Generating, work: Work, compute: float, memory: float, host: float) -> Parts:
+    """Where matrices are cut, each GPU does its part, and has its own link to the host."""
+    strategy = case.strategy
+    degree = strategy.tensor_degree
+    parts = {"compute": compute / degree, "memory": memory / degree}
+    seconds = (compute + memory) / degree
+    if strategy.offload != "none":
+        parts["offload"] = streamed_seconds(case, engine, work) / degree
+        seconds += parts["offload"]
+    parts["overhead"] = max(0.0, overlapped(host, seconds, engine.sharpness) - seconds)
+    return parts
 
 
 def _communication(case: Case, engine: Generating, work: Work, tokens: float, links: Links) -> Parts:

@@ -9,9 +9,9 @@ from clusterlm.planning.network import gradient_element_bytes
 from clusterlm.planning.step_time import (
     BLOCK_PASSES,
     DISK_GB_PER_SECOND,
+    FLASH_ATTENTION_FLOPS,
     MLP_PASSES,
     Parts,
-    attention_flops_per_second,
     bandwidth,
     expert_visits,
     overlapped,
@@ -79,11 +79,12 @@ def _micro_batch(case: Case, trainer: Training, work: Work, learned: Learned) ->
     again = SELECTIVE_RECOMPUTED if workload.selective_checkpointing else again
     # A frozen matrix has a gradient of its input alone; an adapter on it is small beside it.
     backward = 2.0 if workload.method == "full" else 1.0
-    products = _product_seconds(case, trainer, work, learned) * (1 + backward + again)
+    peak = peak_flops(case, learned)
+    products = _product_seconds(case, trainer, work, peak) * (1 + backward + again)
     if stored:
         products *= stored.compute_factor
     attention = workload.batch * work.attention_flops(workload.sequence_tokens) * (1 + 2.5 + again)
-    products += attention / (attention_flops_per_second(case, learned) * trainer.attention_share)
+    products += attention / (min(peak, FLASH_ATTENTION_FLOPS) * trainer.attention_share)
     seconds = (products + _elementwise_seconds(case, trainer, learned, work, 3 + again)) / cut
     forward = work.layers * trainer.layer_microseconds + (work.matrices * stored.matrix_microseconds if stored else 0)
     forward += expert_visits(case, work, trainer.expert_microseconds) * trainer.expert_microseconds
@@ -98,16 +99,15 @@ def _stages_at_once(case: Case) -> float:
     return 1.0 if stages == 1 or case.workload.software.engine == "transformers" else stages / PIPELINE_BUBBLE
 
 
-def _product_seconds(case: Case, trainer: Training, work: Work, learned: Learned) -> float:
+def _product_seconds(case: Case, trainer: Training, work: Work, peak: float) -> float:
     """Of one forward pass."""
     tokens = case.workload.tokens
-    peak = peak_flops(case, learned) * trainer.matmul_share
     experts = sum(one.layers * one.active * one.expert_weights for one in work.mixtures)
     dense = 2 * (work.dense_weights + work.head_weights) * tokens
     adapters = 0.0
     if case.workload.method != "full":
         adapters = 2 * trained_of(case.shape, case.workload) * tokens
-    return (dense + adapters + 2 * experts * tokens / trainer.expert_share) / peak
+    return (dense + adapters + 2 * experts * tokens / trainer.expert_share) / (peak * trainer.matmul_share)
 
 
 def _elementwise_seconds(case: Case, trainer: Training, learned: Learned, work: Work, passes: float) -> float:
