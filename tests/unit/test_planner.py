@@ -262,6 +262,12 @@ def test_twice_the_tokens_take_twice_the_work() -> None:
     assert work[1] == pytest.approx(2 * work[0])
 
 
+def test_vllm_reads_float32_weights_in_16_bits() -> None:
+    """gpt2 is saved in float32; 124 million parameters are 0.25 GB in 16 bits."""
+    one = best("gpt2", "mahti", task="generate", engine="vllm")
+    assert one.case.compute_dtype == "bfloat16"
+
+
 # --------------------------------------------------------------------------------------------------- what cannot be
 def test_what_fits_nowhere_names_the_closest_and_what_would_help() -> None:
     """405 billion parameters, 16 bytes each in mixed-precision training, on 80 nodes of 4 V100."""
@@ -322,12 +328,13 @@ def test_more_gpus_than_the_usual_batch_has_sequences_are_a_last_resort() -> Non
         ("generic", {}, ["--gpu"]),
         ("laptop", {"strategy": "fsdp"}, ["may have 1 GPU:", "--strategy fsdp"]),
         ("lumi", {"batch": 64, "micro_batch": 3}, ["--batch 64 and --micro-batch 3", "--batch 66"]),
+        ("lumi", {"task": "generate", "method": None, "new_tokens": 200_000}, ["--new-tokens", "fewer than 131,072"]),
         ("snellius", {"gpus": 6}, ["1 to 4 GPUs, or whole nodes of 4"]),
     ],
 )
 def test_wishes_that_contradict_are_named(cluster: str, wishes: dict[str, object], words: list[str]) -> None:
     with pytest.raises(UsageError) as refused:
-        planned("meta-llama/Llama-3.1-8B", cluster, method="lora", **wishes)
+        planned("meta-llama/Llama-3.1-8B", cluster, **{"method": "lora", **wishes})
     for word in words:
         assert word in str(refused.value)
 

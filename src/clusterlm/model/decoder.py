@@ -74,6 +74,8 @@ class Decoder:
     position: Callable[[Config], str] = rope
     position_offset: int = 0
     """Rows of a learned position table beyond the context."""
+    unused_positions: int = 0
+    """Of max_position_embeddings, those that no token gets."""
     position_width: Callable[[Config], int] = hidden_width
     head_bias: Flag = False
     has_head: bool = True
@@ -99,7 +101,7 @@ class Decoder:
             architecture=model_type,
             hidden_size=config.hidden_size,
             vocabulary_size=vocabulary,
-            context_tokens=config.optional_integer("max_position_embeddings"),
+            context_tokens=self._context_tokens(config),
             layers=tuple(self._layer(config, layer) for layer in range(config.layer_count)),
             embedding_parameters=vocabulary * token_size + self._position_parameters(config),
             head_parameters=self._head_parameters(config, token_size, tied),
@@ -132,6 +134,10 @@ class Decoder:
         if self.position(config) != "learned":
             return 0
         return (config.integer("max_position_embeddings") + self.position_offset) * self.position_width(config)
+
+    def _context_tokens(self, config: Config) -> int | None:
+        rows = config.optional_integer("max_position_embeddings")
+        return rows - self.unused_positions if rows else None
 
     def _traits(self, config: Config) -> dict[str, str]:
         traits = {

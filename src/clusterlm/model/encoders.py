@@ -81,11 +81,14 @@ BERT = Decoder(
     defaults={"type_vocab_size": 2},
 )
 
+ROBERTA = replace(BERT, unused_positions=2)
+"""Its first token has the position after the padding token's, which is 1 in all that are published."""
+
 ENCODERS: dict[str, Decoder] = {
     "bert": BERT,
-    "roberta": BERT,
-    "xlm-roberta": BERT,
-    "camembert": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
     "distilbert": replace(
         BERT,
         mixer=replace(BERT_ATTENTION, names=("q_lin", "k_lin", "v_lin", "out_lin")),
@@ -94,7 +97,7 @@ ENCODERS: dict[str, Decoder] = {
         defaults={"hidden_dim": 3072, "max_position_embeddings": 512},
     ),
     "mpnet": replace(
-        BERT,
+        ROBERTA,
         mixer=replace(BERT_ATTENTION, names=("attn.q", "attn.k", "attn.v", "attn.o")),
         other=mpnet_other,
         defaults={"relative_attention_num_buckets": 32},

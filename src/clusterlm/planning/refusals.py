@@ -18,6 +18,7 @@ QUANTISED_WHILE_LOADING = {"transformers": ("int8", "nf4", "nf4-dq"), "vllm": ("
 def refuse(case: Case) -> None:
     """UsageError or ModelError, with what to do."""
     _refuse_task(case)
+    _refuse_engine(case)
     _refuse_length(case)
     _refuse_precision(case)
     _refuse_quantisation(case)
@@ -82,6 +83,12 @@ def _refuse_task(case: Case) -> None:
         raise UsageError(problem, where="--task generate", hint="--task embed")
 
 
+def _refuse_engine(case: Case) -> None:
+    if case.workload.software.engine == "vllm" and case.shape.encoder_layers:
+        problem = f"vLLM serves no text model with an encoder and a decoder, as {case.shape.architecture} is"
+        raise UsageError(problem, where="--engine vllm", hint="leave --engine out: transformers does")
+
+
 def _refuse_length(case: Case) -> None:
     shape, workload = case.shape, case.workload
     context, tokens = shape.context_tokens, workload.sequence_tokens + workload.new_tokens
@@ -89,6 +96,8 @@ def _refuse_length(case: Case) -> None:
         return
     where = "--sequence-length + --new-tokens" if workload.new_tokens else "--sequence-length"
     problem = f"{tokens:,} tokens; {shape.name} takes {context:,}"
+    if workload.new_tokens >= context:
+        raise UsageError(problem, where="--new-tokens", hint=f"fewer than {context:,}, with room for a prompt")
     if shape.traits.get("position") == "learned":
         hint = f"at most {context - workload.new_tokens:,}: its positions are a table, and one more is out of bounds"
         raise UsageError(problem, where=where, hint=hint)

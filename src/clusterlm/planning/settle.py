@@ -88,7 +88,9 @@ def settle_precision(shape: ModelShape, gpu: Gpu, wishes: Wishes, sharding: str)
     fully = trains and (wishes.method or "full") == "full"
     if asked == "auto":
         stored = shape.dtype if BYTES_PER_ELEMENT.get(shape.dtype, 0) >= 2 else half
-        dtype = half if fully or stored == "bfloat16" else stored
+        # vLLM reads a float32 checkpoint in 16 bits (its dtype "auto").
+        in_half = fully or stored == "bfloat16" or (wishes.engine == "vllm" and stored == "float32")
+        dtype = half if in_half else stored
     else:
         dtype = asked
     if not trains or sharding.startswith("zero"):
