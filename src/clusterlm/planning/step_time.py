@@ -42,9 +42,9 @@ LINK_SHARE = 0.6
 
 
 def overlapped(first: float, second: float, sharpness: float = SHARPNESS) -> float:
-    longer, shorter = max(first, second), min(first, second)
-    if longer <= 0:
-        return 0.0
+    longer, shorter = (first, second) if first > second else (second, first)
+    if shorter <= 0:
+        return max(0.0, longer)
     return longer * float((1 + (shorter / longer) ** sharpness) ** (1 / sharpness))
 
 
@@ -94,7 +94,8 @@ def prefill_seconds(case: Case, engine: Generating, learned: Learned, links: Lin
     moved = work.weight_bytes(tokens) + moved * element_bytes(workload.dtype)
     memory = moved / bandwidth(case.gpu, learned) / engine.weight_share
     host = _host_seconds(case, engine, work, stored)
-    return _with_host(case, engine, work, compute, memory, host) | _communication(case, engine, work, tokens, links)
+    parts = _with_host(case, engine, work, compute, memory, host)
+    return _with_communication(parts, case, engine, work, tokens, links)
 
 
 def token_seconds(case: Case, engine: Generating, learned: Learned, context: float, links: Links) -> Parts:
@@ -118,7 +119,8 @@ def token_seconds(case: Case, engine: Generating, learned: Learned, context: flo
     memory = both - compute + batch * (cache + others)
     eager = engine.eager_layer_microseconds if context > engine.eager_after_tokens else 0.0
     host = _host_seconds(case, engine, work, stored) + work.layers * eager * 1e-6
-    return _with_host(case, engine, work, compute, memory, host) | _communication(case, engine, work, batch, links)
+    parts = _with_host(case, engine, work, compute, memory, host)
+    return _with_communication(parts, case, engine, work, batch, links)
 
 
 def streamed_seconds(case: Case, engine: Generating, work: Work) -> float:
@@ -153,12 +155,12 @@ def _with_host(case: Case, engine: Generating, work: Work, compute: float, memor
     return parts
 
 
-def _communication(case: Case, engine: Generating, work: Work, tokens: float, links: Links) -> Parts:
+def _with_communication(parts: Parts, case: Case, engine: Generating, work: Work, tokens: float, links: Links) -> Parts:
     """Hidden states: of tensor parallel two all-reduces a layer, of a pipeline one hand-over from stage to stage."""
     strategy = case.strategy
     degree = strategy.tensor_degree
     if degree * strategy.pipeline_degree == 1:
-        return {}
+        return parts
     states = tokens * work.hidden_size * element_bytes(case.workload.dtype) / LINK_SHARE / 1e9
     seconds = 0.0
     if degree > 1:
@@ -167,4 +169,4 @@ def _communication(case: Case, engine: Generating, work: Work, tokens: float, li
     within, between = stage_hops(strategy)
     seconds += within * (SWAP_HOPS_SECONDS + states / links.gpu_gb_per_second)
     seconds += between * (SWAP_HOPS_SECONDS + states / links.node_gb_per_second)
-    return {"communication": seconds}
+    return parts | {"communication": seconds}

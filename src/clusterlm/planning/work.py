@@ -97,6 +97,8 @@ class Work:
 
     def weight_bytes(self, tokens: float) -> float:
         """Read once in a step of so many tokens: of mixtures, the experts that they visit."""
+        if not self.mixtures:
+            return self.dense_bytes
         visited = sum(one.layers * one.touched(tokens) * one.expert_bytes for one in self.mixtures)
         return self.dense_bytes + visited
 
