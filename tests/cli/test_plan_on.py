@@ -334,7 +334,7 @@ def test_the_cluster_that_one_is_on_is_recognised(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(tmp_path))
     assert planned("gpt2", "--on", "auto")["cluster"]["name"] == "laptop"
     scontrol(tmp_path, "snellius")
-    assert planned("gpt2", "--on", "auto")["cluster"]["name"] == "snellius"
+    assert planned("gpt2", "--on", "AUTO")["cluster"]["name"] == "snellius"
     scontrol(tmp_path, "elsewhere")
     refused = clusterlm("plan", "gpt2", "--on", "auto")
     assert refused.exit_code == 2

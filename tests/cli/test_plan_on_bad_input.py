@@ -25,7 +25,10 @@ def refused(arguments: list[object], status: int, says: list[str]) -> None:
 # --------------------------------------------------------------------------------------------------- no such thing
 NOT_THERE: list[tuple[list[object], int, list[str]]] = [
     ([LLAMA, "--on", "lumii"], 2, ["--on", "no cluster is called 'lumii'", "did you mean 'lumi'?"]),
-    ([LLAMA, "--on", ""], 2, ["--on", "names no cluster", "clusterlm clusters list"]),
+    ([LLAMA, "--on", ""], 2, ["--on", "the name is empty", "clusterlm clusters list"]),
+    ([LLAMA, "--cluster", ""], 2, ["--cluster", "the name of the file is empty"]),
+    (["", "--on", "lumi"], 2, ["MODEL", "the name is empty"]),
+    ([LLAMA, "--method", "lora", "--lora-targets", "", "--on", "lumi"], 2, ["--lora-targets", "is empty"]),
     ([LLAMA, "--on", "lumi", "--gpu", "a100"], 2, ["--gpu", "lumi has no GPU 'a100'", "mi250x"]),
     ([LLAMA, "--on", "lumi", "--gpu", "mi250"], 2, ["did you mean 'mi250x'?"]),
     ([LLAMA, "--on", "lumi", "--partition", "standardg"], 2, ["--partition", "did you mean 'standard-g'?"]),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 
 from clusterlm.cli.main import main
+from clusterlm.cluster import shipped_clusters
 from clusterlm.units import slurm_seconds
 from tests.cli.running import clusterlm
 from tests.cli.test_plan_on import LORA_70B, part, planned, text
@@ -72,6 +74,52 @@ def test_no_command_is_shown_that_does_not_exist(command: list[str]) -> None:
     again = clusterlm(*shlex.split(shown[0])[1:])
     assert again.exit_code == 0
     assert again.stdout.splitlines()[0] == said.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--quantize", "nf4-dq"],
+        ["--attention", "eager"],
+        ["--engine", "vllm"],
+        ["--copies", "2", "--gpus", "2"],
+        ["--strategy", "tensor", "--gpus", "2"],
+    ],
+    ids=" ".join,
+)
+def test_what_generate_has_no_flag_for_is_no_command(flags: list[str]) -> None:
+    assert planned("meta-llama/Llama-3.1-8B", "--on", "snellius", *flags)["best"]["command"] is None
+
+
+def test_one_copy_over_several_gpus_is_generated_and_an_encoder_decoder_is_not() -> None:
+    command = ["meta-llama/Llama-3.1-8B", "--on", "lumi", "--gpus", "2", "--copies", "1", "--quantize", "int8"]
+    assert str(planned(*command)["best"]["command"]).endswith("--quantize int8")
+    assert planned("google/flan-t5-base", "--on", "lumi", "--gpus", 1)["best"]["command"] is None
+
+
+def settings(said: str) -> list[str]:
+    [line] = [line for line in said.splitlines() if line.startswith("clusterlm plan ")]
+    return shlex.split(line)[1:]
+
+
+@pytest.mark.parametrize("named", [["--on", "lumi"], ["--on", "PATH"], ["--cluster", "PATH"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "wishes", [["gpt2", "--gpus", "1"], [*LORA_70B, "--lora-targets", "q_proj,v_proj"]], ids=lambda words: words[0]
+)
+def test_the_printed_settings_give_the_same_plan_again(named: list[str], wishes: list[str], tmp_path: Path) -> None:
+    own = tmp_path / "my lumi.toml"
+    own.write_text(shipped_clusters()["lumi"].read_text())
+    words = [str(own) if word == "PATH" else word for word in named]
+    again = settings(text(*wishes, *words))
+    assert again[again.index(words[0]) + 1] == words[1]
+    first, second = planned(*wishes, *words)["best"], planned(*again[1:])["best"]
+    for name in ("strategy", "gpus", "partition", "batch", "gradient_checkpointing", "billing_units"):
+        assert second[name] == first[name], name
+
+
+def test_a_wish_for_no_is_shown_as_it_was_given() -> None:
+    said = text("gpt2", "--method", "full", "--on", "lumi", "--gpus", 8, "--no-gradient-checkpointing")
+    assert "your choices (--gpus 8, --no-gradient-checkpointing)" in said
 
 
 # ----------------------------------------------------------------------------------------------------------- notes

@@ -101,7 +101,9 @@ def plan(
         raise UsageError(
             "prints text; --json holds formulas and sources already", where="--explain", hint="leave it out"
         )
-    targets = tuple(name.strip() for name in lora_targets.split(",")) if lora_targets else None
+    if not model.strip():
+        raise UsageError("the name is empty", where="MODEL", hint="gpt2, or a folder with a config.json, for example")
+    targets = _targets(lora_targets)
     if on is None and cluster is None:
         _refuse_flags_of_a_cluster(whole, flags)
         fits = _plan_on_gpu(model, gpu, Wishes(lora_targets=targets, **flags), trace, explain, as_json)
@@ -111,6 +113,16 @@ def plan(
         wishes = Wishes(lora_targets=targets, gpu=gpu, **flags)
         fits = plan_on_cluster(model, on, cluster, wishes, Shown(as_json, explain, trace, whole))
     click.get_current_context().exit(0 if fits else DOES_NOT_FIT)
+
+
+def _targets(given: str | None) -> tuple[str, ...] | None:
+    from clusterlm.errors import UsageError
+
+    names = None if given is None else tuple(name.strip() for name in given.split(","))
+    if names is not None and not all(names):
+        problem = "the name of a module is empty"
+        raise UsageError(problem, where="--lora-targets", hint="--lora-targets q_proj,v_proj, or all-linear")
+    return names
 
 
 def _refuse_flags_of_a_cluster(whole: bool, flags: dict[str, Any]) -> None:

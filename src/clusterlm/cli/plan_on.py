@@ -46,24 +46,34 @@ def plan_on_cluster(model: str, on: str | None, file: str | None, wishes: Wishes
         _print_json(found, verdict, traced, model)
     else:
         _print_text(found, verdict, traced, shown)
-        _print_next(found, verdict, model, cluster.name if file is None else f"{cluster.name} --cluster {file}")
+        _print_next(found, verdict, model, _named(cluster, on, file))
     return found.best is not None
 
 
 def chosen_cluster(on: str | None, file: str | None) -> Cluster:
     """--cluster FILE goes before the profile of its name."""
     if on is not None and not on.strip():
-        raise UsageError("names no cluster", where="--on", hint="clusterlm clusters list")
+        raise UsageError("the name is empty", where="--on", hint="clusterlm clusters list")
+    if file is not None and not file.strip():
+        raise UsageError("the name of the file is empty", where="--cluster", hint="--cluster FILE.toml")
+    automatic = on is not None and on.lower() == AUTO
     if file is None:
         assert on is not None
-        return find_cluster(recognised() if on == AUTO else on)
+        return find_cluster(recognised() if automatic else on)
     name = Path(file).stem
-    if on not in (None, AUTO, name):
+    if on not in (None, name) and not automatic:
         hint = "leave --on out"
         raise UsageError(
             f"contradict each other: the file is of {name!r}", where=f"--on {on} and --cluster {file}", hint=hint
         )
     return read_cluster(Path(file).expanduser())
+
+
+def _named(cluster: Cluster, on: str | None, file: str | None) -> tuple[str, str]:
+    """As the user named it; by its name where that was recognised."""
+    if file is not None:
+        return "--cluster", file
+    return "--on", on if on and (on.endswith(".toml") or "/" in on) else cluster.name
 
 
 def recognised() -> str:
@@ -124,7 +134,7 @@ def _print_text(found: Plan, verdict: Verdict, traced: Trace | None, shown: Show
         click.echo(trace_text(traced, verdict.footprint))
 
 
-def _print_next(found: Plan, verdict: Verdict, model: str, on: str) -> None:
+def _print_next(found: Plan, verdict: Verdict, model: str, on: tuple[str, str]) -> None:
     from clusterlm.report.choice import noted
     from clusterlm.report.choice_notes import notes
     from clusterlm.report.choice_request import next_step

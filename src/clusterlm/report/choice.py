@@ -12,7 +12,8 @@ from clusterlm.planning.planner import EQUAL, Plan, pinned
 from clusterlm.planning.rejections import Rejection
 from clusterlm.planning.room import available_bytes
 from clusterlm.planning.verdict import Verdict
-from clusterlm.planning.wishes import PREFERENCES, flag
+from clusterlm.planning.wishes import PREFERENCES
+from clusterlm.report.choice_request import as_flag
 from clusterlm.report.choice_table import table_of_ways
 from clusterlm.report.choice_words import (
     about,
@@ -272,7 +273,4 @@ def _price(one: Candidate) -> float:
 
 def _choices(plan: Plan) -> str:
     """'--gpus 4, --partition small-g': what the user decided in the planner's place."""
-    given = {name: getattr(plan.wishes, name) for name in pinned(plan.wishes)}
-    return ", ".join(
-        flag(name) if isinstance(value, bool) else f"{flag(name)} {value}" for name, value in given.items()
-    )
+    return ", ".join(as_flag(name, getattr(plan.wishes, name)) for name in pinned(plan.wishes))

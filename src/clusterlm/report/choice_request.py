@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
 from clusterlm.cluster import NodeType
 from clusterlm.planning.candidates import Candidate
 from clusterlm.planning.planner import Plan
-from clusterlm.planning.wishes import flag
+from clusterlm.planning.wishes import said
 from clusterlm.slurm.job import Job
 from clusterlm.slurm.script import script
 
@@ -18,6 +19,8 @@ ACCOUNT = "ACCOUNT"
 
 ON_ONE_NODE = ("single", "pipeline")
 """Strategies that `clusterlm generate` has, by itself."""
+QUANTISED = (None, "int8", "nf4")
+"""What its --quantize takes."""
 UNPINNED = ("gpus_per_node", "prefer")
 """Wishes that the cluster answers, or that a pinned plan has no use for."""
 
@@ -28,22 +31,23 @@ def pinning_flags(plan: Plan, one: Candidate) -> str:
     if plan.wishes.gpu or len({place.node_name for place in _same_partition(plan, one)}) > 1:
         wishes["gpu"] = one.place.gpu.key
     kept = {name: value for name, value in wishes.items() if name not in UNPINNED}
-    return " ".join(word for name, value in kept.items() for word in _flag(name, value))
+    return " ".join(as_flag(name, value) for name, value in kept.items())
 
 
 def _same_partition(plan: Plan, one: Candidate) -> list[Any]:
     return [other.place for other in plan.candidates if other.place.partition_name == one.place.partition_name]
 
 
-def _flag(name: str, value: Any) -> list[str]:
+def as_flag(name: str, value: Any) -> str:
+    """As a shell takes it: `--lora-targets q_proj,v_proj`."""
     if isinstance(value, bool):
-        return [flag(name) if value else f"--no-{name.replace('_', '-')}"]
-    text = ",".join(value) if isinstance(value, tuple) else str(value)
-    return [flag(name), shlex.quote(text)]
+        return said(name, value)
+    return said(name, shlex.quote(",".join(value) if isinstance(value, tuple) else str(value)))
 
 
-def settings_command(plan: Plan, model: str, one: Candidate, on: str) -> str:
-    return f"clusterlm plan {shlex.quote(model)} --on {shlex.quote(on)} {pinning_flags(plan, one)}"
+def settings_command(plan: Plan, model: str, one: Candidate, on: Sequence[str]) -> str:
+    """`on`: the words that name the cluster, as the user gave them: --on lumi, or --cluster FILE."""
+    return f"clusterlm plan {shlex.quote(model)} {shlex.join(on)} {pinning_flags(plan, one)}"
 
 
 def request_lines(one: Candidate, model: str) -> tuple[str, ...]:
@@ -85,27 +89,24 @@ def _cpus(node: NodeType, gpus: int) -> int | None:
     return min(share, there)
 
 
-def next_step(plan: Plan, model: str, on: str) -> str:
-    """The request to Slurm, and the command of the best way; where there is none yet, the flags that pin it."""
+def next_step(plan: Plan, model: str, on: Sequence[str]) -> str:
+    """The request to Slurm, the command of the best way where there is one yet, and the flags that pin this plan."""
     best = plan.best
     if best is None:
         return ""
     request, command = request_lines(best, model), run_command(model, best)
+    parts = [["REQUEST TO SLURM", *request]] if request else []
     if command:
-        parts = [["COMMAND, IN THE JOB" if request else "COMMAND", command]]
-    else:
-        parts = [["SETTINGS (no command of clusterlm runs this yet)", settings_command(plan, model, best, on)]]
-    if request:
-        parts.insert(0, ["REQUEST TO SLURM", *request])
+        parts.append(["COMMAND, IN THE JOB" if request else "COMMAND", command])
+    title = "SETTINGS (they repeat this plan)" if command else "SETTINGS (no command of clusterlm runs this yet)"
+    parts.append([title, settings_command(plan, model, best, on)])
     return "\n\n".join("\n".join(part) for part in parts)
 
 
 def run_command(model: str, one: Candidate) -> str | None:
     """None where clusterlm has no command for it yet."""
-    case = one.case
-    workload = case.workload
-    one_process = one.wishes.strategy in ON_ONE_NODE and not one.wishes.copies and one.nodes == 1
-    if workload.task != "generate" or workload.software.engine != "transformers" or not one_process:
+    workload = one.case.workload
+    if not _generates(one):
         return None
     words = ["clusterlm", "generate", shlex.quote(model), "INPUT", "-o", "OUTPUT"]
     words += ["--max-new-tokens", str(workload.new_tokens)]
@@ -114,3 +115,13 @@ def run_command(model: str, one: Candidate) -> str | None:
     if workload.quantise:
         words += ["--quantize", workload.quantise]
     return " ".join(words)
+
+
+def _generates(one: Candidate) -> bool:
+    """Whether `clusterlm generate` runs it: one copy of a decoder, in one process on one node."""
+    case, wishes = one.case, one.wishes
+    workload = case.workload
+    one_process = wishes.strategy in ON_ONE_NODE and (wishes.copies or 1) == 1 and one.nodes == 1
+    by_itself = workload.task == "generate" and workload.software.engine == "transformers" and one_process
+    settable = workload.quantise in QUANTISED and wishes.attention is None
+    return by_itself and settable and not case.shape.encoder_layers
