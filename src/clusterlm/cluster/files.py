@@ -7,7 +7,6 @@ import tomllib
 from dataclasses import is_dataclass
 from fnmatch import fnmatch
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -57,7 +56,7 @@ def shipped_clusters() -> dict[str, Path]:
 
 @cache
 def shipped_folder() -> Path:
-    return Path(str(resources.files("clusterlm").joinpath("clusters")))
+    return Path(__file__).parents[1] / "clusters"
 
 
 def users_folder() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 from clusterlm.errors import UsageError, did_you_mean, nearest
 
@@ -37,7 +37,7 @@ class Gpu:
 
 @cache
 def gpus() -> dict[str, Gpu]:
-    table = tomllib.loads(resources.files("clusterlm").joinpath("gpus.toml").read_text("utf-8"))
+    table = tomllib.loads((Path(__file__).parents[1] / "gpus.toml").read_text("utf-8"))
     return {
         key: Gpu(
             key=key,

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from clusterlm.planning.workload import Workload
@@ -142,7 +142,7 @@ def training_key(workload: Workload) -> str:
 
 @cache
 def learned() -> Learned:
-    return from_json(json.loads(resources.files("clusterlm.planning").joinpath("efficiency.json").read_text("utf-8")))
+    return from_json(json.loads((Path(__file__).parent / "efficiency.json").read_text("utf-8")))
 
 
 def from_json(table: Mapping[str, Any]) -> Learned:
