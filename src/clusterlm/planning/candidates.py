@@ -190,13 +190,15 @@ class Search:
             return self._fits(case.with_batch(batch), PREDICTION_ERROR)
 
         largest, smallest = batches[0], batches[-1]
+        least = case.with_batch(smallest)
+        if not self._fits(least, PREDICTION_ERROR, without="gradients"):
+            return least
         # A whole share at once accumulates no gradients, so that it may need less than a smaller batch.
         if case.workload.trains and fits(largest):
             return case.with_batch(largest)
         if fits(smallest):
             return case.with_batch(first_that_fits(batches[:-1], fits) or smallest)
-        ends = [case.with_batch(batch) for batch in ((largest, smallest) if case.workload.trains else (smallest,))]
-        return min(ends, key=lambda one: self.footprint(one).needed)
+        return min(case.with_batch(largest), least, key=lambda one: self.footprint(one).needed)
 
     def _lacking(self, case: Case, place: Place, way: Way) -> Rejected | None:
         found, available = self.footprint(case), available_bytes(case)
@@ -221,8 +223,11 @@ class Search:
             self.hosts[key] = host_items(case.shape, case.workload, strategy)
         return self.hosts[key]
 
-    def _fits(self, case: Case, reserve: float) -> bool:
-        return self.footprint(case).needed * (1 + reserve) <= available_bytes(case)
+    def _fits(self, case: Case, reserve: float, without: str | None = None) -> bool:
+        """`without`: items that begin so are left out."""
+        found = self.footprint(case)
+        spared = sum(item.bytes for item in found.deciding_phase.items if without and item.name.startswith(without))
+        return (found.needed - spared) * (1 + reserve) <= available_bytes(case)
 
     def footprint(self, case: Case) -> Footprint:
         """Where the model is cut decides, in training the number of GPUs, and of the card what its kernels need."""
