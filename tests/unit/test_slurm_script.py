@@ -98,11 +98,17 @@ def test_roihu_is_asked_for_typed_gpus_and_not_for_memory() -> None:
 
 
 def test_lumi_is_asked_for_gpus_per_node_and_whole_nodes_where_it_gives_them() -> None:
-    assert {"--gpus-per-node=8", "--mem=16G", "--cpus-per-task=4"} <= set(
-        options_on("lumi", "small-g", gpus_per_node=8)
+    assert {"--gpus-per-node=4", "--mem=16G", "--cpus-per-task=4"} <= set(
+        options_on("lumi", "small-g", gpus_per_node=4)
     )
     assert "--exclusive" in options_on("lumi", "standard-g")
     assert "--exclusive" not in options_on("lumi", "small-g")
+
+
+def test_who_takes_all_gpus_of_a_node_takes_all_its_memory() -> None:
+    """sbatch(1): --mem=0 requests all memory of each node."""
+    assert "--mem=0" in options_on("lumi", "small-g", gpus_per_node=8)
+    assert not [line for line in options_on("roihu", "gpumedium", gpus_per_node=4) if line.startswith("--mem")]
 
 
 def test_marenostrum_is_asked_by_qos_alone() -> None:

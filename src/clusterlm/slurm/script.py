@@ -14,6 +14,8 @@ from clusterlm.units import show_slurm_time
 PLAIN = re.compile(r"[\w@%+=:,./&|*()\[\]-]+", re.ASCII)
 """What sbatch reads in a #SBATCH line as it stands; all else it reads in double quotes, as of Slurm 22.05."""
 VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+ALL_MEMORY = "0"
+"""Of a node that no other job computes on: it has less than it is sold with, and Slurm refuses what is above that."""
 HUB_CACHE_ON = ("scratch", "fast", "project")
 """Uses of a storage area, the best for the models of the Hugging Face hub first."""
 
@@ -54,7 +56,7 @@ def _options(cluster: Cluster, job: Job) -> Iterator[tuple[str, str]]:
     if job.cpus_per_task is not None:
         yield "--cpus-per-task=", str(job.cpus_per_task)
     if job.memory_gib is not None and request.memory:
-        yield "--mem=", f"{job.memory_gib}G"
+        yield "--mem=", f"{job.memory_gib}G" if job.gpus_per_node < node.gpus else ALL_MEMORY
     if partition.whole_nodes:
         yield "--exclusive", ""
     yield "--time=", show_slurm_time(-(-job.seconds // 60) * 60)
