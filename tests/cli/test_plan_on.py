@@ -244,6 +244,26 @@ def test_each_strategy_that_cannot_be_is_one_line_with_its_reason_and_what_can()
     assert any(re.match(r"FSDP on 2 GCDs: .*; FSDP on 4 GCDs fits", row) for row in rows)
 
 
+def test_a_cut_that_cannot_be_is_named_and_not_contradicted_by_the_best() -> None:
+    """70.55 billion parameters of 2 bytes: more than two GCDs hold; eight key/value heads are divided by 2, 4 and 8."""
+    rows = part(text("meta-llama/Llama-3.1-70B", "--on", "lumi"), "WHAT CANNOT BE")[1:]
+    assert any(re.match(r"pipeline 2, in any number of copies: 7\d\.\d of 64\.0 GiB, ", row) for row in rows)
+    [heads] = part(text("meta-llama/Llama-3.1-8B", "--on", "lumi", "--strategy", "tensor"), "WHAT CANNOT BE")[1:]
+    assert heads.startswith("tensor 3, 5, 6 or 7: 8 key/value heads cannot be divided by that; tensor 2 ")
+
+
+def test_a_line_or_two_are_shown_rather_than_counted() -> None:
+    """Here nothing fits, for twelve reasons: more than the ten lines that are shown of many."""
+    command = ["meta-llama/Llama-3.1-405B", "--method", "full", "--on", "lumi"]
+    rows = part(text(*command, status=DOES_NOT_FIT), "WHAT CANNOT BE")
+    assert rows == part(text(*command, "--all", status=DOES_NOT_FIT), "WHAT CANNOT BE")
+
+
+def test_many_gpus_are_counted_with_commas_and_strategies_spelled_as_their_makers_do() -> None:
+    said = text("meta-llama/Llama-3.1-8B", "--method", "full", "--on", "lumi", "--strategy", "zero2", "--nodes", 128)
+    assert "1,024 x AMD MI250X" in said and "ZeRO-2" in said and "ZERO" not in said
+
+
 def test_what_fits_nowhere_says_what_comes_nearest_and_what_would() -> None:
     command = ["meta-llama/Llama-3.1-405B", "--method", "full", "--on", "puhti"]
     plan, said = planned(*command, status=DOES_NOT_FIT), text(*command, status=DOES_NOT_FIT)

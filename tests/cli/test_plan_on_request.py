@@ -37,8 +37,9 @@ def test_the_request_is_in_the_sites_own_spelling() -> None:
     lumi = asked_of_slurm(*LORA_70B, "--on", "lumi", "--gpus", 8, "--partition", "standard-g")
     assert (lumi["--partition"], lumi["--nodes"], lumi["--gpus-per-node"]) == ("standard-g", "1", "8")
     assert lumi["--account"] == "ACCOUNT" and "--exclusive" in lumi
-    # 56 of a node's 64 cores are for jobs, 480 of its 512 GiB.
-    assert (lumi["--cpus-per-task"], lumi["--mem"]) == ("56", "480G")
+    # 56 of a node's 64 cores are for jobs; --mem=0 is all memory of the node.
+    assert (lumi["--cpus-per-task"], lumi["--mem"]) == ("56", "0")
+    assert asked_of_slurm("gpt2", "--on", "lumi", "--gpus", 2)["--mem"] == "120G"
     assert asked_of_slurm("gpt2", "--on", "roihu", "--gpus", 1)["--gres"] == "gpu:gh200:1"
     bsc = asked_of_slurm("gpt2", "--on", "marenostrum5", "--gpus", 1)
     assert bsc["--qos"] == "acc_ehpc" and "--partition" not in bsc
@@ -145,6 +146,19 @@ def test_facts_that_nobody_checked_are_named() -> None:
     said = notes("gpt2", "--on", "snellius", "--gpu", "h100")
     assert "no source that was read confirms the kind of GPU, price of a GPU-hour" in said
     assert "confirms" not in notes("gpt2", "--on", "snellius", "--gpu", "a100")
+
+
+def test_a_disk_that_is_too_small_is_pointed_out() -> None:
+    """CSC: scratch of Roihu holds 250 GiB; three checkpoints of 8 billion weights and their AdamW states take more."""
+    command = ["meta-llama/Llama-3.1-8B", "--method", "full", "--on", "roihu"]
+    said = notes(*command)
+    assert "disk: 344.0 GiB are needed; the largest place here, scratch, gives 250" in said
+    assert "--keep-checkpoints 1" in said and "--keep-checkpoints" not in notes(*command, "--keep-checkpoints", 1)
+    assert "disk: " not in notes("gpt2", "--on", "roihu") + notes(*command[:-1], "lumi")
+
+
+def test_what_the_profile_says_to_its_users_is_said() -> None:
+    assert "use the site's ROCm containers" in notes("gpt2", "--on", "lumi")
 
 
 def test_a_partitions_own_rule_is_said() -> None:

@@ -6,25 +6,23 @@ import textwrap
 from collections.abc import Sequence
 
 from clusterlm.planning.amount import Amount
-from clusterlm.planning.candidates import Candidate, Rejected
+from clusterlm.planning.candidates import Candidate
 from clusterlm.planning.case import Case
 from clusterlm.planning.planner import EQUAL, Plan, pinned
-from clusterlm.planning.rejections import Rejection
 from clusterlm.planning.room import available_bytes
 from clusterlm.planning.verdict import Verdict
 from clusterlm.planning.wishes import PREFERENCES
+from clusterlm.report.choice_rejected import what_cannot_be
 from clusterlm.report.choice_request import as_flag
 from clusterlm.report.choice_table import table_of_ways
 from clusterlm.report.choice_words import (
     about,
     billing_unit,
-    gpus_of,
     interval,
     price,
     units,
     way_and_place,
     way_not_possible,
-    way_of,
     where,
     work,
 )
@@ -33,7 +31,6 @@ from clusterlm.report.plan import asked_rows, counted, gib, items_of_peak, memor
 from clusterlm.report.table import aligned, bar
 
 WIDTH = 110
-MOST_REJECTIONS = 10
 SEEN = 0.005
 """Parts of a step below this share are left out."""
 
@@ -94,7 +91,7 @@ def choice_text(plan: Plan, verdict: Verdict, *, explain: bool, whole: bool) -> 
     parts += memory_tables(verdict) if explain else [items_of_peak(verdict), _beside_the_gpu(plan, verdict)]
     if plan.best:
         parts.append(_time(plan.best))
-    parts.append(_rejected(plan, whole=whole))
+    parts.append(what_cannot_be(plan, named=several_kinds(plan), whole=whole))
     if explain:
         parts.append(explained(verdict))
     return "\n\n".join(part for part in parts if part)
@@ -190,46 +187,6 @@ def _tokens_name(case: Case) -> str:
     return "new tokens" if case.workload.task == "generate" else "tokens"
 
 
-def _rejected(plan: Plan, *, whole: bool) -> str:
-    groups: dict[tuple[str, ...], list[Rejection]] = {}
-    for one in plan.rejected:
-        groups.setdefault(_why(plan, one), []).append(one)
-    lines = [_rejection(plan, why, group) for why, group in groups.items()]
-    if not lines:
-        return ""
-    shown = lines if whole else lines[:MOST_REJECTIONS]
-    left = [f"{len(lines) - len(shown)} more: --all"] if len(lines) > len(shown) else []
-    return "\n".join(["WHAT CANNOT BE", *shown, *left])
-
-
-def _why(plan: Plan, rejection: Rejection) -> tuple[str, ...]:
-    """Rejections that agree in all of these are one line: a whole copy on one GPU, and on each of several."""
-    miss, instead = rejection.nearest_miss, rejection.instead
-    words = way_not_possible(miss, trains=plan.wishes.asked_task == "train")
-    fits = ""
-    if instead:
-        on = gpus_of(instead.place, instead.case.strategy.gpus, named=several_kinds(plan))
-        fits = f"; {way_of(instead)} on {on} fits" if instead.case.strategy.gpus > 1 else f"; {on} fits"
-    return miss.place.node_name, words, _why_not(miss), fits
-
-
-def _rejection(plan: Plan, why: tuple[str, ...], group: list[Rejection]) -> str:
-    """'DDP on 2 to 64 GCDs: 141.9 of 64.0 GiB, most of it weights; FSDP on 4 GCDs fits'."""
-    _, words, why_not, fits = why
-    fewest, most = min(one.fewest_gpus for one in group), max(one.most_gpus for one in group)
-    sizes = gpus_of(group[0].nearest_miss.place, most, named=several_kinds(plan))
-    if fewest != most:
-        sizes = f"{fewest:,} to {sizes}"
-    return f"{words} on {sizes}: {why_not}{fits}"
-
-
-def _why_not(miss: Rejected) -> str:
-    if miss.case is None:
-        return miss.item
-    kind = "GiB of a node's RAM" if miss.on_host else "GiB"
-    return f"{gib(miss.needed)} of {gib(miss.available)} {kind}, most of it {miss.item}"
-
-
 def _cost_of_pins(plan: Plan) -> str:
     """What the user's own choices cost, where the planner would have chosen better; and GPUs that are paid in vain."""
     lines = []
@@ -263,7 +220,7 @@ def _what_they_cost(best: Candidate, free: Candidate, prefer: str) -> str:
     if best.tight and not free.tight:
         return "leave less room than a prediction may be wrong"
     if best.duration.jobs > free.duration.jobs:
-        return f"need {best.duration.jobs} jobs in a chain"
+        return f"need {best.duration.jobs:,} jobs in a chain"
     return "are not the simplest way"
 
 

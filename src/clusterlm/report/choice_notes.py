@@ -16,6 +16,8 @@ from clusterlm.report.plan import gib
 
 PLAIN_RAM = 16 * 2**30
 """What any machine with a GPU has."""
+FOR_WORK = ("scratch", "fast", "project")
+"""Uses of a storage area that may hold models and results."""
 NODE_FACTS = {
     "gpu": "the kind of GPU",
     "gpus": "GPUs of a node",
@@ -47,7 +49,8 @@ BILLING_FACTS = {"unit": "the unit of the price", "rule": "the rule of the price
 
 
 def notes(plan: Plan, verdict: Verdict) -> list[str]:
-    return [*verdict.cautions, *_service(plan.cluster), *(_of_place(plan.best) if plan.best else ())]
+    here = (*_of_place(plan.best), *_disk(plan.best, verdict)) if plan.best else ()
+    return [*verdict.cautions, *_service(plan.cluster), *here, *plan.cluster.notes]
 
 
 def _service(cluster: Cluster) -> Iterator[str]:
@@ -66,7 +69,7 @@ def _of_place(best: Candidate) -> Iterator[str]:
     if cluster.billing and cluster.billing.rule and best.billing_units is not None:
         yield f"price in {billing_unit(cluster.billing)}: {cluster.billing.rule}"
     if best.duration.jobs > 1:
-        yield f"one job would pass the limit of {partition.limit}: {best.duration.jobs} jobs, each continues the last"
+        yield f"one job would pass the limit of {partition.limit}: {best.duration.jobs:,} jobs, each continues the last"
     if cluster.access.internet is False:
         yield "compute nodes reach no network: fetch the model and the data before"
     elif cluster.access.internet is None and cluster.slurm:
@@ -76,6 +79,20 @@ def _of_place(best: Candidate) -> Iterator[str]:
         yield f"how much RAM its nodes have is not known here: this needs {gib(needed)} GiB of each"
     if unchecked := unverified(place):
         yield f"no source that was read confirms {'; '.join(unchecked)} (clusterlm clusters show {cluster.name})"
+
+
+def _disk(best: Candidate, verdict: Verdict) -> Iterator[str]:
+    """Where no place for models and results is known to be large enough."""
+    cluster = best.place.cluster
+    areas = {name: area.quota_gib for name, area in cluster.storage.items() if area.use in FOR_WORK}
+    quotas = {name: quota for name, quota in areas.items() if quota is not None}
+    needed = sum(item.bytes for item in verdict.footprint.disk if not item.name.endswith("on each node"))
+    if not quotas or len(quotas) < len(areas) or needed <= max(quotas.values()) * 2**30:
+        return
+    largest = max(quotas, key=lambda name: quotas[name])
+    fewer = best.case.workload.trains and best.wishes.keep_checkpoints != 1
+    way_out = "; --keep-checkpoints 1 needs less" if fewer else ""
+    yield f"disk: {gib(needed)} GiB are needed; the largest place here, {largest}, gives {quotas[largest]:,g}{way_out}"
 
 
 def unverified(place: Place) -> list[str]:

@@ -83,9 +83,9 @@ def _remarks(one: Candidate, others: Sequence[Candidate]) -> list[str]:
     if one.tight:
         remarks.append("tight")
     if one.duration.jobs > 1:
-        remarks.append(f"{one.duration.jobs} jobs")
+        remarks.append(f"{one.duration.jobs:,} jobs")
     if one.idle_gpus:
-        remarks.append(f"{one.idle_gpus} idle")
+        remarks.append(f"{one.idle_gpus:,} idle")
     if one is _fastest(others) and one is not others[0]:
         remarks.append("fastest")
     return remarks

@@ -44,7 +44,7 @@ def way_of(one: Candidate) -> str:
         return f"{strategy.gpus:,} copies"
     degrees = [("tensor", strategy.tensor_degree), ("pipeline", strategy.pipeline_degree)]
     each = " + ".join(f"{cut} {degree}" for cut, degree in degrees if degree > 1) or WAYS[name]
-    return f"{wishes.copies} x {each}" if (wishes.copies or 1) > 1 else each
+    return f"{wishes.copies:,} x {each}" if (wishes.copies or 1) > 1 else each
 
 
 def way_not_possible(one: Rejected, *, trains: bool) -> str:

@@ -16,12 +16,13 @@ from clusterlm.report.explain import explained
 from clusterlm.report.table import aligned, bar
 
 GIB = 2**30
+SHARDINGS = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
 
 
 def headline(verdict: Verdict) -> str:
     """One line: does it fit, how far from the limit, what decides, and what to do about it."""
     found = verdict.footprint
-    where = "the GPU" if verdict.case.strategy.gpus == 1 else f"each of {verdict.case.strategy.gpus} GPUs"
+    where = "the GPU" if verdict.case.strategy.gpus == 1 else f"each of {verdict.case.strategy.gpus:,} GPUs"
     need = f"{gib(found.needed)} of {gib(verdict.available)} GiB needed on {where}"
     item = found.deciding_item
     decides = f"most at {found.deciding_phase.name!r}, of it {item.name} {gib(item.bytes)}"
@@ -104,7 +105,7 @@ def asked_rows(case: Case, unit: str = "GPU") -> list[tuple[str, str]]:
         tokens = case.global_batch * workload.sequence_tokens
         factors = [
             f"micro-batch {workload.batch}",
-            f"{strategy.data_degree} {unit}s" if strategy.data_degree > 1 else "",
+            f"{strategy.data_degree:,} {unit}s" if strategy.data_degree > 1 else "",
             f"{case.accumulation_steps} accumulated" if case.accumulation_steps > 1 else "",
         ]
         whole = f"{counted(case.global_batch, 'sequence')}, {tokens:,} tokens"
@@ -147,19 +148,19 @@ def _gpus(case: Case) -> str:
     strategy, gpu = case.strategy, case.gpu
     if strategy.gpus == 1:
         return f"1 x {gpu.name}"
-    nodes = "1 node" if strategy.nodes == 1 else f"{strategy.nodes} nodes of {strategy.gpus_per_node}"
+    nodes = "1 node" if strategy.nodes == 1 else f"{strategy.nodes:,} nodes of {strategy.gpus_per_node}"
     ways = []
     if strategy.tensor_degree > 1:
         ways.append(f"tensor parallel {strategy.tensor_degree}")
     if strategy.pipeline_degree > 1:
         ways.append(f"layers laid over {strategy.pipeline_degree}")
     if strategy.data_degree > 1:
-        ways.append(f"data parallel {strategy.data_degree}")
+        ways.append(f"data parallel {strategy.data_degree:,}")
     if strategy.sharding != "none":
-        ways.append(strategy.sharding.upper())
+        ways.append(SHARDINGS[strategy.sharding])
     if strategy.offload != "none":
         ways.append(f"offload: {strategy.offload}")
-    return f"{strategy.gpus} x {gpu.name}, on {nodes}; {', '.join(ways)}"
+    return f"{strategy.gpus:,} x {gpu.name}, on {nodes}; {', '.join(ways)}"
 
 
 def _changes(verdict: Verdict) -> str:
