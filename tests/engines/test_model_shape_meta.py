@@ -114,11 +114,12 @@ def test_parameters_equal_those_of_the_class_in_transformers(name: str) -> None:
     assert parameters_by_shape(shape) == parameters_of_parts(on_meta(name, config))
 
 
+@pytest.mark.parametrize("padding", [0, 1, 4])
 @pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "electra"])
-def test_an_encoder_takes_as_many_tokens_as_its_shape_says(name: str) -> None:
-    """And not one more: RoBERTa's table of 20 positions serves 18 tokens."""
+def test_an_encoder_takes_as_many_tokens_as_its_shape_says(name: str, padding: int) -> None:
+    """And not one more: RoBERTa's table of 20 positions serves 18 tokens, where the padding token is 1 as published."""
     sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    sizes |= {"intermediate_size": 32, "max_position_embeddings": 20}
+    sizes |= {"intermediate_size": 32, "max_position_embeddings": 20, "pad_token_id": padding}
     config = AutoConfig.for_model(name, **sizes)
     context = shape_from_config(config.to_dict(), name).context_tokens
     assert context is not None

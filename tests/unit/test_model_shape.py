@@ -122,6 +122,34 @@ def test_t5_has_an_encoder_and_a_decoder_that_crosses_to_it() -> None:
     assert not any(layer.cross_attention for layer in shape.encoder_layers)
 
 
+# Tokens on the models' pages: the table has two rows more, for the padding token and what comes before it.
+@pytest.mark.parametrize(
+    ("name", "tokens", "rows"),
+    [
+        ("FacebookAI/roberta-base", 512, 514),
+        ("FacebookAI/xlm-roberta-base", 512, 514),
+        ("BAAI/bge-m3", 8192, 8194),
+        ("sentence-transformers/all-mpnet-base-v2", 512, 514),
+        ("google-bert/bert-base-uncased", 512, 512),
+    ],
+)
+def test_robertas_positions_begin_after_its_padding_and_its_table_has_them_all(
+    name: str, tokens: int, rows: int
+) -> None:
+    shape = find_model(name)
+    assert shape.context_tokens == tokens
+    assert shape.embedding_parameters == (shape.vocabulary_size + rows) * shape.hidden_size
+
+
+ROBERTA: dict[str, Any] = {
+    "model_type": "roberta",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 50,
+    "max_position_embeddings": 20,
+}
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 64,
@@ -146,6 +174,7 @@ MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_expert
         ({**MIXTRAL, "num_experts_per_tok": 8}, "num_experts_per_tok = 8, more than num_local_experts = 4"),
         ({**LLAMA, "model_type": "qwen3_next", "layer_types": ["full_attention"]}, "lists 1 layer_types"),
         ({key: LLAMA[key] for key in LLAMA if key != "intermediate_size"}, "lacks intermediate_size"),
+        ({**ROBERTA, "max_position_embeddings": 2}, "max_position_embeddings = 2, of which 2 get no token"),
         ({"model_type": "llama"}, "lacks hidden_size, vocab_size, num_hidden_layers"),
         ({key: LLAMA[key] for key in LLAMA if key != "model_type"}, "lacks model_type"),
     ],

@@ -53,7 +53,7 @@ def hidden_width(config: Config) -> int:
     return config.hidden_size
 
 
-def no_parameters(config: Config) -> int:
+def zero(config: Config) -> int:
     return 0
 
 
@@ -74,7 +74,7 @@ class Decoder:
     position: Callable[[Config], str] = rope
     position_offset: int = 0
     """Rows of a learned position table beyond the context."""
-    unused_positions: int = 0
+    unused_positions: Callable[[Config], int] = zero
     """Of max_position_embeddings, those that no token gets."""
     position_width: Callable[[Config], int] = hidden_width
     head_bias: Flag = False
@@ -82,7 +82,7 @@ class Decoder:
     """Whether tokens are predicted; encoders end with their last hidden state."""
     parallel: Flag | Callable[[Config], bool] = False
     """Attention and MLP read one normed input."""
-    other: Callable[[Config], int] = no_parameters
+    other: Callable[[Config], int] = zero
     """Parameters outside embedding, layers, final norm and head."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Values of the configuration class that published files leave out."""
@@ -136,8 +136,10 @@ class Decoder:
         return (config.integer("max_position_embeddings") + self.position_offset) * self.position_width(config)
 
     def _context_tokens(self, config: Config) -> int | None:
-        rows = config.optional_integer("max_position_embeddings")
-        return rows - self.unused_positions if rows else None
+        rows, unused = config.optional_integer("max_position_embeddings"), self.unused_positions(config)
+        if rows and rows <= unused:
+            raise config.error(f"config.json has max_position_embeddings = {rows}, of which {unused} get no token")
+        return rows - unused if rows else None
 
     def _traits(self, config: Config) -> dict[str, str]:
         traits = {

@@ -63,6 +63,17 @@ def modernbert_kinds(config: Config) -> list[str]:
     ]
 
 
+def up_to_padding(config: Config) -> int:
+    """RoBERTa's first token has the position after the padding token's (create_position_ids_from_input_ids)."""
+    padding = config.optional_integer("pad_token_id")
+    return 2 if padding is None else padding + 1
+
+
+def mpnet_up_to_padding(config: Config) -> int:
+    """MPNet's class has 1 for padding, whatever config.json says."""
+    return 2
+
+
 def nomic_other(config: Config) -> int:
     if config.value("moe_every_n_layers"):
         raise config.error("config.json has experts in an encoder, which clusterlm does not count")
@@ -81,8 +92,7 @@ BERT = Decoder(
     defaults={"type_vocab_size": 2},
 )
 
-ROBERTA = replace(BERT, unused_positions=2)
-"""Its first token has the position after the padding token's, which is 1 in all that are published."""
+ROBERTA = replace(BERT, unused_positions=up_to_padding)
 
 ENCODERS: dict[str, Decoder] = {
     "bert": BERT,
@@ -100,6 +110,7 @@ ENCODERS: dict[str, Decoder] = {
         ROBERTA,
         mixer=replace(BERT_ATTENTION, names=("attn.q", "attn.k", "attn.v", "attn.o")),
         other=mpnet_other,
+        unused_positions=mpnet_up_to_padding,
         defaults={"relative_attention_num_buckets": 32},
     ),
     "electra": replace(BERT, position_width=token_width, other=electra_other),
