@@ -278,6 +278,17 @@ BAD: list[tuple[list[object], int, list[str]]] = [
         ["4,096", "max_model_len"],
     ),
     (["google-bert/bert-base-uncased", "--gpu", "t4"], 2, ["encoder", "--task embed"]),
+    (["google-t5/t5-small", "--gpu", "t4", "--engine", "vllm"], 2, ["both an encoder and a decoder", "leave --engine"]),
+    (["gpt2", "--gpu", "t4", "--new-tokens", 5000], 2, ["--new-tokens: 5,000 new tokens", "fewer than 1,024"]),
+    (["gpt2", "--gpu", "t4", "--new-tokens", 1024], 2, ["--new-tokens: 1,024 new tokens", "fewer than 1,024"]),
+    (["gpt2", "--gpu", "t4", "--sequence-length", 2, "--new-tokens", 1023], 2, ["--sequence-length", "at most 1:"]),
+    (
+        ["FacebookAI/xlm-roberta-base", "--gpu", "t4", "--task", "embed", "--sequence-length", 513],
+        2,
+        ["513 tokens", "at most 512"],
+    ),
+    (["google/gemma-2-9b", "--gpu", "a100-80", "--engine", "vllm", "--dtype", "float16"], 2, ["--dtype bfloat16"]),
+    (["google/gemma-2-9b", "--gpu", "v100-32", "--engine", "vllm", "--dtype", "bfloat16"], 2, ["--dtype float32"]),
     (["gpt2", "--gpu", "t4", "--trace", "--engine", "vllm"], 2, ["--trace", "--engine vllm"]),
 ]
 
@@ -317,6 +328,28 @@ def test_bfloat16_on_a_v100_is_planned_with_a_warning() -> None:
     [note] = planned("gpt2", "--gpu", "v100-32", "--dtype", "bfloat16")["notes"]
     assert "no bfloat16" in note and "--dtype float16" in note
     assert planned("facebook/opt-1.3b", "--gpu", "v100-32")["workload"]["dtype"] == "float16"
+
+
+def test_vllm_holds_a_float32_checkpoint_in_16_bits() -> None:
+    """gpt2's 124,439,808 parameters, and a cache of 12 layers x 2 x 768 numbers a token: 2 bytes each."""
+    plan = planned("gpt2", "--gpu", "a100-40", "--engine", "vllm")
+    assert plan["workload"]["dtype"] == "bfloat16"
+    assert amount(plan["phases"][0]["items"], "weights") == pytest.approx(2 * 124_439_808, rel=0.01)
+    assert plan["cache_pool"]["bytes"] / plan["cache_pool"]["tokens"] == pytest.approx(2 * 12 * 2 * 768, rel=0.001)
+
+
+def test_the_512_tokens_of_roberta_are_the_length_that_is_planned() -> None:
+    """Its table has 514 positions, of which the first two are never a token's."""
+    plan = planned("FacebookAI/xlm-roberta-base", "--gpu", "t4", "--task", "embed")
+    assert plan["workload"]["sequence_tokens"] == plan["model"]["context_tokens"] == 512
+    assert planned("FacebookAI/xlm-roberta-base", "--gpu", "t4", "--task", "embed", "--sequence-length", 512)["fits"]
+
+
+def test_no_16_bit_type_is_advised_where_vllm_has_none() -> None:
+    """gemma 2 on a V100, which has no bfloat16: vLLM computes in float32."""
+    plan = planned("google/gemma-2-2b", "--gpu", "v100-32", "--engine", "vllm")
+    assert plan["workload"]["dtype"] == "float32"
+    assert not any("--dtype" in note for note in plan["notes"])
 
 
 def test_a_length_beyond_the_context_of_rotary_positions_is_planned_with_a_warning() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from clusterlm.cluster import Gpu
 from clusterlm.errors import ModelError, UsageError, did_you_mean
 from clusterlm.model.encoders import ENCODERS
-from clusterlm.model.shape import Attention, Linear
+from clusterlm.model.shape import Attention, Linear, ModelShape
 from clusterlm.planning.adapters import ALL_LINEAR, adapts
 from clusterlm.planning.case import Case
 from clusterlm.planning.parallel import TENSOR_PLANS, is_learned
@@ -13,6 +14,9 @@ FLASH_CAPABILITY = (8, 0)
 """FlashAttention 2 needs Ampere or newer (its README); AMD's port supports MI200 and MI300."""
 QUANTISED_WHILE_LOADING = {"transformers": ("int8", "nf4", "nf4-dq"), "vllm": ("fp8", "nf4")}
 """Schemes that an engine makes out of 16-bit weights as it loads them; the others stand in the checkpoint."""
+
+NO_FLOAT16_IN_VLLM = ("gemma2", "gemma3", "gemma3_text", "glm4")
+"""Computed in bfloat16 or float32 only (_FLOAT16_NOT_SUPPORTED_MODELS of vllm/config/model.py)."""
 
 
 def refuse(case: Case) -> None:
@@ -35,7 +39,7 @@ def cautions(case: Case) -> tuple[str, ...]:
         found.append(f"{tokens:,} tokens are beyond the {context:,} that {shape.name} was made for: bad text, no crash")
     if workload.dtype == "bfloat16" and not gpu.bfloat16:
         found.append(f"{gpu.name} has no bfloat16 arithmetic: torch emulates it, slowly; --dtype float16 is as small")
-    if case.compute_dtype == "float32":
+    if case.compute_dtype == "float32" and usual_half(shape, gpu, workload.software.engine) != "float32":
         half = "bfloat16" if gpu.bfloat16 else "float16"
         found.append(f"computed in float32: --dtype {half} takes half the memory and far less time")
     deepspeed = strategy.sharding.startswith("zero")  # keeps float32 copies of its own
@@ -53,6 +57,13 @@ def cautions(case: Case) -> tuple[str, ...]:
     if strategy.gpus > strategy.gpus_per_node and strategy.tensor_degree > strategy.gpus_per_node:
         found.append("a tensor-parallel group over several nodes waits for the network in every layer")
     return tuple(found)
+
+
+def usual_half(shape: ModelShape, gpu: Gpu, engine: str) -> str:
+    """The 16-bit type that an engine takes on this GPU; float32 where it has none for the architecture."""
+    if gpu.bfloat16:
+        return "bfloat16"
+    return "float32" if engine == "vllm" and shape.architecture in NO_FLOAT16_IN_VLLM else "float16"
 
 
 def _unmeasured(case: Case) -> list[str]:
@@ -84,9 +95,10 @@ def _refuse_task(case: Case) -> None:
 
 
 def _refuse_engine(case: Case) -> None:
+    """With its V0 engine vLLM dropped all encoder-decoders but Whisper (github.com/vllm-project/vllm/pull/24907)."""
     if case.workload.software.engine == "vllm" and case.shape.encoder_layers:
-        problem = f"vLLM serves no text model with an encoder and a decoder, as {case.shape.architecture} is"
-        raise UsageError(problem, where="--engine vllm", hint="leave --engine out: transformers does")
+        problem = f"vLLM serves no text model with both an encoder and a decoder, as {case.shape.architecture} is"
+        raise UsageError(problem, where="--engine vllm", hint="leave --engine out: transformers serves it")
 
 
 def _refuse_length(case: Case) -> None:
@@ -97,6 +109,7 @@ def _refuse_length(case: Case) -> None:
     where = "--sequence-length + --new-tokens" if workload.new_tokens else "--sequence-length"
     problem = f"{tokens:,} tokens; {shape.name} takes {context:,}"
     if workload.new_tokens >= context:
+        problem = f"{workload.new_tokens:,} new tokens; {shape.name} takes {context:,} with the prompt"
         raise UsageError(problem, where="--new-tokens", hint=f"fewer than {context:,}, with room for a prompt")
     if shape.traits.get("position") == "learned":
         hint = f"at most {context - workload.new_tokens:,}: its positions are a table, and one more is out of bounds"
@@ -106,9 +119,13 @@ def _refuse_length(case: Case) -> None:
 
 
 def _refuse_precision(case: Case) -> None:
-    workload, gpu = case.workload, case.gpu
-    if workload.software.engine == "vllm" and workload.dtype == "bfloat16" and not gpu.bfloat16:
-        raise UsageError(f"vLLM has no bfloat16 on {gpu.name}", where="--dtype", hint="--dtype float16")
+    shape, workload, gpu = case.shape, case.workload, case.gpu
+    vllm, usual = workload.software.engine == "vllm", usual_half(shape, gpu, workload.software.engine)
+    if vllm and workload.dtype == "bfloat16" and not gpu.bfloat16:
+        raise UsageError(f"vLLM has no bfloat16 on {gpu.name}", where="--dtype", hint=f"--dtype {usual}")
+    if vllm and workload.dtype == "float16" and shape.architecture in NO_FLOAT16_IN_VLLM:
+        problem = f"vLLM has no float16 for {shape.architecture}, whose numbers are unstable in it"
+        raise UsageError(problem, where="--dtype", hint=f"--dtype {usual}")
     if workload.attention == "flash" and gpu.vendor == "nvidia" and gpu.compute_capability < FLASH_CAPABILITY:
         problem = f"FlashAttention 2 needs an Ampere GPU or newer; {gpu.name} is older"
         raise UsageError(problem, where="--attention flash", hint="--attention sdpa")

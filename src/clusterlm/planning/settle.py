@@ -9,7 +9,7 @@ from clusterlm.cluster import Gpu
 from clusterlm.errors import UsageError
 from clusterlm.model.shape import BYTES_PER_ELEMENT, ModelShape
 from clusterlm.planning.case import Case
-from clusterlm.planning.refusals import refuse
+from clusterlm.planning.refusals import NO_FLOAT16_IN_VLLM, refuse, usual_half
 from clusterlm.planning.serving import default_limits
 from clusterlm.planning.wishes import Wishes
 from clusterlm.planning.workload import Method, Optimizer, Software, Task, Workload
@@ -83,13 +83,15 @@ def settle_workload(shape: ModelShape, gpu: Gpu, wishes: Wishes, strategy: Strat
 def settle_precision(shape: ModelShape, gpu: Gpu, wishes: Wishes, sharding: str) -> Precision:
     """auto: the checkpoint's own type; full fine-tuning has float32 weights and computes in 16 bits, as TRL does."""
     asked = wishes.dtype or "auto"
-    half = "bfloat16" if gpu.bfloat16 else "float16"
+    vllm = wishes.engine == "vllm"
+    half = usual_half(shape, gpu, "vllm" if vllm else "transformers")
     trains = wishes.asked_task == "train"
     fully = trains and (wishes.method or "full") == "full"
     if asked == "auto":
         stored = shape.dtype if BYTES_PER_ELEMENT.get(shape.dtype, 0) >= 2 else half
-        # vLLM reads a float32 checkpoint in 16 bits (its dtype "auto").
-        in_half = fully or stored == "bfloat16" or (wishes.engine == "vllm" and stored == "float32")
+        # vLLM's "auto" keeps the stored type only if it is one of 16 bits that it has (_resolve_auto_dtype).
+        lost = vllm and (stored == "float32" or shape.architecture in NO_FLOAT16_IN_VLLM)
+        in_half = fully or stored == "bfloat16" or lost
         dtype = half if in_half else stored
     else:
         dtype = asked
