@@ -25,7 +25,7 @@ def path_of_cluster(name: str) -> Path:
     known = known_clusters()
     path = known.get(name) or known.get(name.lower())
     if path is None:
-        hint = f"{did_you_mean(name, known)} For a cluster of your own: {users_folder() / 'NAME.toml'}"
+        hint = f"{did_you_mean(name, known)} (one of your own: {users_folder() / 'NAME.toml'})"
         raise UsageError(f"no cluster is called {name!r}", where="--on", hint=hint)
     return path
 
