@@ -314,6 +314,9 @@ def test_more_gpus_than_the_usual_batch_has_sequences_are_a_last_resort() -> Non
 
 
 # ------------------------------------------------------------------------------------------------ wishes that clash
+VLLM = {"task": "generate", "method": None, "engine": "vllm"}
+
+
 @pytest.mark.parametrize(
     ("cluster", "wishes", "words"),
     [
@@ -328,7 +331,7 @@ def test_more_gpus_than_the_usual_batch_has_sequences_are_a_last_resort() -> Non
         ("generic", {}, ["--gpu"]),
         ("laptop", {"strategy": "fsdp"}, ["may have 1 GPU:", "--strategy fsdp"]),
         ("lumi", {"batch": 64, "micro_batch": 3}, ["--batch 64 and --micro-batch 3", "--batch 66"]),
-        ("lumi", {"task": "generate", "method": None, "new_tokens": 200_000}, ["--new-tokens", "fewer than 131,072"]),
+        ("lumi", {**VLLM, "new_tokens": 200_000}, ["--new-tokens", "fewer than 131,072"]),
         ("snellius", {"gpus": 6}, ["1 to 4 GPUs, or whole nodes of 4"]),
     ],
 )

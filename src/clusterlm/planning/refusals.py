@@ -108,13 +108,14 @@ def _refuse_length(case: Case) -> None:
         return
     where = "--sequence-length + --new-tokens" if workload.new_tokens else "--sequence-length"
     problem = f"{tokens:,} tokens; {shape.name} takes {context:,}"
-    if workload.new_tokens >= context:
+    learned, vllm = shape.traits.get("position") == "learned", workload.software.engine == "vllm"
+    if (learned or vllm) and workload.new_tokens >= context:
         problem = f"{workload.new_tokens:,} new tokens; {shape.name} takes {context:,} with the prompt"
         raise UsageError(problem, where="--new-tokens", hint=f"fewer than {context:,}, with room for a prompt")
-    if shape.traits.get("position") == "learned":
+    if learned:
         hint = f"at most {context - workload.new_tokens:,}: its positions are a table, and one more is out of bounds"
         raise UsageError(problem, where=where, hint=hint)
-    if workload.software.engine == "vllm":
+    if vllm:
         raise UsageError(problem, where=where, hint="vLLM refuses a max_model_len beyond the model's context")
 
 
