@@ -71,6 +71,17 @@ def test_a_users_own_cluster_is_marked_in_the_list(own: Path) -> None:
     assert [line for line in lines if line.endswith("your own")] == [line for line in lines if line.startswith("ours ")]
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=str)
+def test_a_broken_file_is_told_of_at_the_end_and_the_others_are_listed(own: Path, flags: list[str]) -> None:
+    (own / "ours.toml").write_text(OURS)
+    (own / "broken.toml").write_text("title = ")
+    result = clusterlm("clusters", "list", *flags)
+    assert result.exit_code == 0
+    assert "ours" in result.stdout and "lumi" in result.stdout
+    assert "broken.toml" not in result.stdout
+    assert result.stderr.splitlines()[-1].startswith(f"left out: {own / 'broken.toml'}: this is not TOML")
+
+
 def test_the_list_as_json_counts_facts_and_those_unverified(own: Path) -> None:
     (own / "ours.toml").write_text(OURS)
     by_name = {row["name"]: row for row in json.loads(clusterlm("clusters", "list", "--json").stdout)}

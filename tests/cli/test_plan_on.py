@@ -362,6 +362,20 @@ def test_the_cluster_that_one_is_on_is_recognised(tmp_path: Path, monkeypatch: p
     assert "'elsewhere'" in refused.stderr and "clusterlm clusters probe" in refused.stderr
 
 
+def test_a_broken_file_of_the_users_does_not_keep_auto_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "clusterlm" / "clusters" / "broken.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text("title = ")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    scontrol(tmp_path, "snellius")
+    result = clusterlm("plan", "gpt2", "--on", "auto")
+    assert result.exit_code == 0
+    assert "Snellius" in result.stdout and f"left out: {own}: this is not TOML" in result.stderr
+
+
 def test_the_json_has_the_documented_keys() -> None:
     documented = REFERENCE.read_text().split("## On a cluster")[1]
     keys = set(re.findall(r"^\| `(\w+)`", documented, re.MULTILINE))

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from clusterlm.cluster import Cluster, find_cluster, known_clusters, read_cluster, recognise, shipped_clusters
+from clusterlm.cluster import (
+    Cluster,
+    find_cluster,
+    known_clusters,
+    read_cluster,
+    readable_clusters,
+    recognise,
+    shipped_clusters,
+)
 from clusterlm.cluster.check import TABLES, checked, contradictions, lines_of
 from clusterlm.errors import UsageError
 
@@ -253,13 +261,23 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_cluster_is_recognised_by_slurms_name_for_it_else_by_its_hosts(
     cluster_name: str | None, host: str, name: str | None
 ) -> None:
-    assert recognise(cluster_name, host) == name
+    found = recognise(tuple(readable_clusters()[0].values()), cluster_name, host)
+    assert (found.name if found else None) == name
 
 
 def test_what_fits_two_profiles_is_not_recognised(own: Path) -> None:
     for name in ("one", "two"):
         (own / f"{name}.toml").write_text(MINE + 'cluster_names = ["ours*"]\n')
-    assert recognise("ours", "node1") is None
+    assert recognise(tuple(readable_clusters()[0].values()), "ours", "node1") is None
+
+
+def test_a_broken_file_hides_no_other(own: Path) -> None:
+    (own / "broken.toml").write_text("title = ")
+    (own / "half.toml").write_text(MINE.replace("[nodes", "[knots"))
+    (own / "ours.toml").write_text(MINE)
+    clusters, broken = readable_clusters()
+    assert {"ours", "lumi"} <= set(clusters) and not {"broken", "half"} & set(clusters)
+    assert [problem.where for problem in broken] == [str(own / "broken.toml"), str(own / "half.toml")]
 
 
 # ------------------------------------------------------------------------------------------------ checking

@@ -18,19 +18,22 @@ def clusters() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON list.")
 def list_(as_json: bool) -> None:
     """All clusters by name, your own and those that come with clusterlm; retired ones last."""
-    from clusterlm.cluster import known_clusters, read_cluster, shipped_clusters
+    from clusterlm.cluster import known_clusters, readable_clusters, shipped_clusters
     from clusterlm.report.clusters import cluster_summary, clusters_table
 
-    shipped = shipped_clusters()
+    shipped, paths = shipped_clusters(), known_clusters()
+    readable, broken = readable_clusters()
     summaries = [
-        cluster_summary(read_cluster(path), path, own=shipped.get(name) != path)
-        for name, path in known_clusters().items()
+        cluster_summary(cluster, paths[name], own=shipped.get(name) != paths[name])
+        for name, cluster in readable.items()
     ]
     if as_json:
         click.echo(json.dumps(summaries, indent=2))
-        return
-    click.echo(clusters_table(summaries))
-    click.echo("?: facts that no source that was read confirms; clusterlm clusters show NAME marks them", err=True)
+    else:
+        click.echo(clusters_table(summaries))
+        click.echo("?: facts that no source that was read confirms; clusterlm clusters show NAME marks them", err=True)
+    for problem in broken:
+        click.echo(f"left out: {problem}", err=True)
 
 
 @clusters.command()

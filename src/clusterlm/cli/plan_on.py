@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clusterlm.cluster import Cluster, find_cluster, read_cluster, recognise
+from clusterlm.cluster import Cluster, find_cluster, read_cluster, readable_clusters, recognise
 from clusterlm.errors import UsageError
 from clusterlm.planning.candidates import Search
 from clusterlm.planning.planner import Plan, plan
@@ -59,7 +59,7 @@ def chosen_cluster(on: str | None, file: str | None) -> Cluster:
     automatic = on is not None and on.lower() == AUTO
     if file is None:
         assert on is not None
-        return find_cluster(recognised() if automatic else on)
+        return recognised() if automatic else find_cluster(on)
     name = Path(file).stem
     if on not in (None, name) and not automatic:
         hint = "leave --on out"
@@ -76,7 +76,7 @@ def _named(cluster: Cluster, on: str | None, file: str | None) -> tuple[str, str
     return "--on", on if on and (on.endswith(".toml") or "/" in on) else cluster.name
 
 
-def recognised() -> str:
+def recognised() -> Cluster:
     """The cluster that this machine belongs to."""
     import shutil
     import socket
@@ -84,14 +84,17 @@ def recognised() -> str:
     from clusterlm.slurm.client import cluster_name
 
     if shutil.which("scontrol") is None:
-        return LAPTOP
+        return find_cluster(LAPTOP)
     slurm, host = cluster_name(), socket.gethostname()
-    name = recognise(slurm, host)
-    if name is None:
+    readable, broken = readable_clusters()
+    for wrong in broken:
+        click.echo(f"left out: {wrong}", err=True)
+    cluster = recognise(tuple(readable.values()), slurm, host)
+    if cluster is None:
         hint = "clusterlm clusters probe writes its profile; or --on NAME (clusterlm clusters list)"
         problem = f"no profile fits this cluster: its Slurm is called {slurm!r}, this host {host!r}"
         raise UsageError(problem, where="--on auto", hint=hint)
-    return name
+    return cluster
 
 
 def _verdict(found: Plan) -> Verdict:

@@ -5,6 +5,7 @@ from clusterlm.cluster.files import (
     known_clusters,
     path_of_cluster,
     read_cluster,
+    readable_clusters,
     recognise,
     shipped_clusters,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "known_clusters",
     "path_of_cluster",
     "read_cluster",
+    "readable_clusters",
     "recognise",
     "shipped_clusters",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import is_dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -50,6 +51,17 @@ def known_clusters() -> dict[str, Path]:
     return shipped_clusters() | own
 
 
+def readable_clusters() -> tuple[dict[str, Cluster], tuple[UsageError, ...]]:
+    """All profiles that can be read, by name, and what is wrong with the others: one broken file hides no other."""
+    clusters, broken = {}, []
+    for name, path in known_clusters().items():
+        try:
+            clusters[name] = read_cluster(path)
+        except UsageError as problem:
+            broken.append(problem)
+    return clusters, tuple(broken)
+
+
 def shipped_clusters() -> dict[str, Path]:
     return {path.stem: path for path in sorted(shipped_folder().glob("*.toml"))}
 
@@ -64,18 +76,15 @@ def users_folder() -> Path:
     return Path(settings).expanduser() / "clusterlm" / "clusters"
 
 
-def recognise(cluster_name: str | None, host: str) -> str | None:
-    """The one profile that Slurm's ClusterName fits, else the one that the host's name fits; None: none, or several."""
-    access = {name: tomllib.loads(_text(path)).get("access", {}) for name, path in known_clusters().items()}
-    for key, name in (("cluster_names", cluster_name), ("hosts", host)):
-        fitting = [
-            profile
-            for profile, table in access.items()
-            if name and any(fnmatch(name.lower(), pattern.lower()) for pattern in table.get(key, ()))
-        ]
-        if fitting:
-            return fitting[0] if len(fitting) == 1 else None
-    return None
+def recognise(clusters: Sequence[Cluster], cluster_name: str | None, host: str) -> Cluster | None:
+    """The one that Slurm's ClusterName fits, else the one that the host's name fits; None: none, or several."""
+    by_slurm = [cluster for cluster in clusters if _fits(cluster_name, cluster.access.cluster_names)]
+    fitting = by_slurm or [cluster for cluster in clusters if _fits(host, cluster.access.hosts)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _fits(name: str | None, patterns: tuple[str, ...]) -> bool:
+    return bool(name) and any(fnmatch(str(name).lower(), pattern.lower()) for pattern in patterns)
 
 
 def build(name: str, values: dict[str, Any]) -> Cluster:
