@@ -169,7 +169,7 @@ def test_the_table_has_the_best_first_and_fits_a_terminal(command: list[str]) ->
     assert max(len(line) for line in table) <= WIDTH
     rows = [line for line in table[1:] if "/" in line]
     assert "  best" in rows[0] and not any("  best" in row for row in rows[1:])
-    assert 1 <= len(rows) <= 8
+    assert 1 <= len(rows) <= 8 + 2
     assert f"{plan['best']['needed'] / GIB:.3g}" in rows[0]
     if len(rows) < len(plan["candidates"]):
         everything = part(text(*command, "--all"), "WAY")
@@ -258,6 +258,28 @@ def test_a_line_or_two_are_shown_rather_than_counted() -> None:
     command = ["meta-llama/Llama-3.1-405B", "--method", "full", "--on", "lumi"]
     rows = part(text(*command, status=DOES_NOT_FIT), "WHAT CANNOT BE")
     assert rows == part(text(*command, "--all", status=DOES_NOT_FIT), "WHAT CANNOT BE")
+
+
+def test_refusals_of_one_kind_are_one_line() -> None:
+    """gpt2 has twelve layers and twelve heads."""
+    command = ["gpt2", "--engine", "vllm", "--on", "lumi"]
+    assert part(text(*command), "WHAT CANNOT BE")[2].startswith("tensor on 128 to 8,192 GCDs: more stages than the 12 ")
+    [stages] = part(text("distilgpt2", "--on", "lumi", "--strategy", "pipeline"), "WHAT CANNOT BE")[1:]
+    assert stages.startswith("pipeline 7 or 8: more stages than the 6 layers; pipeline 2 "), stages
+
+
+def test_rows_are_hidden_only_where_that_saves_some() -> None:
+    shown = {}
+    for gpu in ("a100", "h100"):
+        for wishes in (["gpt2"], LORA_70B, FULL_8B):
+            command = [*wishes, "--on", "snellius", "--gpu", gpu]
+            said = part(text(*command), "WAY")
+            shown[" ".join(command)] = (len(said), len(part(text(*command, "--all"), "WAY")), said[-1])
+    for command, (lines, all_lines, last) in shown.items():
+        hidden = int(last.removesuffix(" more: --all")) if last.endswith(" more: --all") else 0
+        assert hidden == 0 or hidden >= 3, command
+        assert hidden == 0 or lines - 1 + hidden == all_lines, command
+    assert any(last.endswith("--all") for _, _, last in shown.values())
 
 
 def test_many_gpus_are_counted_with_commas_and_strategies_spelled_as_their_makers_do() -> None:

@@ -80,7 +80,7 @@ def test_no_command_is_shown_that_does_not_exist(command: list[str]) -> None:
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--quantize", "nf4-dq"],
+        ["--gpus", "2", "--copies", "1", "--partition", "gpu_a100", "--strategy", "tensor"],
         ["--attention", "eager"],
         ["--engine", "vllm"],
         ["--copies", "2", "--gpus", "2"],
@@ -96,6 +96,31 @@ def test_one_copy_over_several_gpus_is_generated_and_an_encoder_decoder_is_not()
     command = ["meta-llama/Llama-3.1-8B", "--on", "lumi", "--gpus", "2", "--copies", "1", "--quantize", "int8"]
     assert str(planned(*command)["best"]["command"]).endswith("--quantize int8")
     assert planned("google/flan-t5-base", "--on", "lumi", "--gpus", 1)["best"]["command"] is None
+    awq = planned("TheBloke/Mistral-7B-v0.1-AWQ", "--on", "lumi", "--gpus", 1)["best"]
+    assert awq["command"] is None, "autoawq is no part of clusterlm[run]"
+
+
+def command_of(*arguments: object) -> list[str]:
+    return shlex.split(planned(*arguments)["best"]["command"])
+
+
+def test_the_command_keeps_what_was_asked_of_the_plan() -> None:
+    """`clusterlm generate --quantize nf4` quantises the scales too: nf4-dq."""
+    command = command_of("gpt2", "--on", "lumi", "--gpus", 1, "--quantize", "nf4-dq", "--attention", "sdpa")
+    assert command[-2:] == ["--quantize", "nf4"]
+    sizes = ["--gpus", 1, "--sequence-length", 200, "--new-tokens", 56]
+    command = command_of("gpt2", "--on", "lumi", *sizes, "--batch", 8)
+    assert command[command.index("--max-batch-tokens") + 1] == str(8 * 256)
+    assert "--max-batch-tokens" not in command_of("gpt2", "--on", "lumi", *sizes)
+
+
+def test_a_model_on_one_gpu_is_kept_from_the_idle_ones_of_its_node() -> None:
+    """transformers' device_map="auto" lays a model over all GPUs that it sees."""
+    whole_node = ["gpt2", "--on", "lumi", "--partition", "standard-g", "--gpus"]
+    command = command_of(*whole_node, 1)
+    assert command[command.index("--device-map") + 1] == "cuda:0"
+    assert "--device-map" not in command_of("gpt2", "--on", "lumi", "--gpus", 1)
+    assert planned(*whole_node, 2, "--copies", 1)["best"]["command"] is None
 
 
 def settings(said: str) -> list[str]:
@@ -118,9 +143,31 @@ def test_the_printed_settings_give_the_same_plan_again(named: list[str], wishes:
         assert second[name] == first[name], name
 
 
+def test_where_a_price_is_missing_gpu_hours_are_compared_with_gpu_hours(tmp_path: Path) -> None:
+    own = tmp_path / "snellius.toml"
+    lines = shipped_clusters()["snellius"].read_text().splitlines()
+    own.write_text(
+        "\n".join(line for line in lines if line != "billing_units_per_gpu_hour = 192").replace(
+            ', "billing_units_per_gpu_hour"]', "]"
+        )
+    )
+    command = [*LORA_70B, "--on", own, "--gpu", "a100"]
+    plan = planned(*command)
+    assert plan["best"]["billing_units"] is not None and plan["unpinned"]["billing_units"] is None
+    more = 100 * (plan["best"]["gpu_hours"] / plan["unpinned"]["gpu_hours"] - 1)
+    assert f"your choices (--gpu a100) cost {more:.0f} % more GPU-hours" in " ".join(text(*command).split())
+
+
 def test_a_wish_for_no_is_shown_as_it_was_given() -> None:
     said = text("gpt2", "--method", "full", "--on", "lumi", "--gpus", 8, "--no-gradient-checkpointing")
     assert "your choices (--gpus 8, --no-gradient-checkpointing)" in said
+
+
+@pytest.mark.parametrize("way", [["--on"], ["--cluster"]], ids=str)
+def test_the_command_that_shows_ones_own_cluster_names_its_file(way: list[str], tmp_path: Path) -> None:
+    own = tmp_path / "mine.toml"
+    own.write_text(shipped_clusters()["karolina"].read_text())
+    assert f"(clusterlm clusters show {own})" in notes("gpt2", *way, own)
 
 
 # ----------------------------------------------------------------------------------------------------------- notes

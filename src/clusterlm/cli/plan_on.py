@@ -42,11 +42,12 @@ def plan_on_cluster(model: str, on: str | None, file: str | None, wishes: Wishes
     found = plan(Search(find_shape(model)), cluster, wishes)
     verdict = _verdict(found)
     traced = _traced(model, found, verdict) if shown.trace else None
+    named = _named(cluster, on, file)
     if shown.as_json:
-        _print_json(found, verdict, traced, model)
+        _print_json(found, verdict, traced, model, named[1])
     else:
         _print_text(found, verdict, traced, shown)
-        _print_next(found, verdict, model, _named(cluster, on, file))
+        _print_next(found, verdict, model, named)
     return found.best is not None
 
 
@@ -72,7 +73,7 @@ def chosen_cluster(on: str | None, file: str | None) -> Cluster:
 def _named(cluster: Cluster, on: str | None, file: str | None) -> tuple[str, str]:
     """As the user named it; by its name where that was recognised."""
     if file is not None:
-        return "--cluster", file
+        return "--cluster", file if "/" in file or file.endswith(".toml") else f"./{file}"
     return "--on", on if on and (on.endswith(".toml") or "/" in on) else cluster.name
 
 
@@ -114,10 +115,10 @@ def _traced(model: str, found: Plan, verdict: Verdict) -> Trace:
     return traced_case(find_config(model), case.shape, case.gpu, wishes)
 
 
-def _print_json(found: Plan, verdict: Verdict, traced: Trace | None, model: str) -> None:
+def _print_json(found: Plan, verdict: Verdict, traced: Trace | None, model: str, cluster: str) -> None:
     from clusterlm.report.choice_values import choice_values
 
-    values = choice_values(found, verdict, model)
+    values = choice_values(found, verdict, model, cluster)
     if traced:
         values["trace"] = traced.to_json()
     click.echo(json.dumps(values, indent=2))
@@ -145,6 +146,6 @@ def _print_next(found: Plan, verdict: Verdict, model: str, on: tuple[str, str]) 
     if text := next_step(found, model, on):
         click.echo()
         click.echo(text)
-    if said := notes(found, verdict):
+    if said := notes(found, verdict, on[1]):
         click.echo()
         click.echo(noted(said))

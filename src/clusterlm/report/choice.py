@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from clusterlm.planning.amount import Amount
 from clusterlm.planning.candidates import Candidate
 from clusterlm.planning.case import Case
-from clusterlm.planning.planner import EQUAL, Plan, pinned
+from clusterlm.planning.planner import EQUAL, Plan, pinned, priced
 from clusterlm.planning.room import available_bytes
 from clusterlm.planning.verdict import Verdict
 from clusterlm.planning.wishes import PREFERENCES
@@ -128,8 +128,7 @@ def _work_to_do(best: Candidate) -> str:
 def _preference(plan: Plan) -> str:
     unit = plan.candidates[0].place.node.unit
     billing = plan.cluster.billing
-    priced = billing is not None and all(one.billing_units is not None for one in plan.candidates)
-    price_of = billing_unit(billing) if billing and priced else f"{unit}-hours"
+    price_of = billing_unit(billing) if billing and priced(plan.candidates) else f"{unit}-hours"
     means = {
         "cheapest": f"fewest {price_of}",
         "fastest": "least time",
@@ -193,7 +192,7 @@ def _cost_of_pins(plan: Plan) -> str:
     best, free = plan.best, plan.unpinned
     if best and best.idle_gpus:
         unit = units(best.place, best.idle_gpus)
-        text = f"{best.idle_gpus} {unit} of the {best.allocated_gpus} that are paid for stay idle: "
+        text = f"{best.idle_gpus:,} {unit} of the {best.allocated_gpus:,} that are paid for stay idle: "
         lines.append(f"{text}{best.place.partition_name} gives whole nodes of {best.place.node.gpus}")
     if best and free:
         better = f"{way_and_place(free, named=several_kinds(plan))}: about {about(free.duration.middle)}, {price(free)}"
@@ -211,8 +210,10 @@ def noted(said: Sequence[str]) -> str:
 def _what_they_cost(best: Candidate, free: Candidate, prefer: str) -> str:
     """By the preference first; a choice may also cost comfort alone."""
     billing = best.place.cluster.billing
-    unit = f"{best.place.node.unit}-hours" if billing is None or best.billing_units is None else billing_unit(billing)
-    dearer = (_price(best) / _price(free) - 1, "cost", f"more {unit}")
+    unit, dear, cheap = f"{best.place.node.unit}-hours", best.gpu_hours, free.gpu_hours
+    if billing and priced((best, free)):
+        unit, dear, cheap = billing_unit(billing), best.billing_units or 0, free.billing_units or 0
+    dearer = (dear / cheap - 1 if cheap else 0, "cost", f"more {unit}")
     slower = (best.duration.middle / free.duration.middle - 1, "take", "longer")
     for share, verb, word in (dearer, slower) if prefer == "cheapest" else (slower, dearer):
         if share > EQUAL:
@@ -222,10 +223,6 @@ def _what_they_cost(best: Candidate, free: Candidate, prefer: str) -> str:
     if best.duration.jobs > free.duration.jobs:
         return f"need {best.duration.jobs:,} jobs in a chain"
     return "are not the simplest way"
-
-
-def _price(one: Candidate) -> float:
-    return one.gpu_hours if one.billing_units is None else one.billing_units
 
 
 def _choices(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from clusterlm.cluster import Cluster
@@ -48,8 +49,9 @@ BILLING_FACTS = {"unit": "the unit of the price", "rule": "the rule of the price
 """Of each table of a profile the fields that a plan rests on, in words."""
 
 
-def notes(plan: Plan, verdict: Verdict) -> list[str]:
-    here = (*_of_place(plan.best), *_disk(plan.best, verdict)) if plan.best else ()
+def notes(plan: Plan, verdict: Verdict, cluster: str) -> list[str]:
+    """`cluster`: its name, or its file, as `clusterlm clusters show` takes it."""
+    here = (*_of_place(plan.best, cluster), *_disk(plan.best, verdict)) if plan.best else ()
     return [*verdict.cautions, *_service(plan.cluster), *here, *plan.cluster.notes]
 
 
@@ -61,7 +63,7 @@ def _service(cluster: Cluster) -> Iterator[str]:
     yield f"{cluster.name} went out of service{since}: this can be planned, not submitted{successor}"
 
 
-def _of_place(best: Candidate) -> Iterator[str]:
+def _of_place(best: Candidate, shown: str) -> Iterator[str]:
     place = best.place
     cluster, partition = place.cluster, place.partition
     if partition.rule:
@@ -78,7 +80,7 @@ def _of_place(best: Candidate) -> Iterator[str]:
     if place.host_bytes(best.case.strategy.gpus) is None and needed > PLAIN_RAM:
         yield f"how much RAM its nodes have is not known here: this needs {gib(needed)} GiB of each"
     if unchecked := unverified(place):
-        yield f"no source that was read confirms {'; '.join(unchecked)} (clusterlm clusters show {cluster.name})"
+        yield f"no source that was read confirms {'; '.join(unchecked)} (clusterlm clusters show {shlex.quote(shown)})"
 
 
 def _disk(best: Candidate, verdict: Verdict) -> Iterator[str]:

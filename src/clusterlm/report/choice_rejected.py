@@ -9,12 +9,12 @@ from clusterlm.planning.planner import Plan
 from clusterlm.planning.rejections import Rejection
 from clusterlm.report.choice_words import gpus_of, way_not_possible, way_of
 from clusterlm.report.plan import gib
+from clusterlm.report.table import HIDDEN_AT_LEAST
 
 MOST_LINES = 10
-HIDDEN_AT_LEAST = 3
-"""Fewer lines are shown rather than counted."""
 INDIVISIBLE = re.compile(r"(?P<what>.+) by (?P<cut>\d+)")
 """'8 key/value heads cannot be divided by 3'."""
+TOO_MANY_STAGES = re.compile(r"(?P<cut>\d+) stages for (?P<layers>\d+) layers")
 CUTS = ("tensor", "pipeline")
 
 
@@ -39,12 +39,13 @@ def _why(plan: Plan, rejection: Rejection, *, named: bool) -> tuple[str, ...]:
     if instead:
         on = gpus_of(instead.place, instead.case.strategy.gpus, named=named)
         fits = f"; {way_of(instead)} on {on} fits" if instead.case.strategy.gpus > 1 else f"; {on} fits"
-    indivisible = _indivisible(miss)
-    return miss.place.node_name, words, f"{indivisible[1]} by that" if indivisible else _why_not(miss), fits
+    return miss.place.node_name, words, _why_not(miss), fits
 
 
-def _indivisible(miss: Rejected) -> re.Match[str] | None:
-    return INDIVISIBLE.fullmatch(miss.item) if miss.case is None and miss.way.strategy == "tensor" else None
+def _refused_cut(miss: Rejected) -> re.Match[str] | None:
+    """With `cut`, over how many GPUs the model itself cannot be cut, whatever their memory."""
+    pattern = {"tensor": INDIVISIBLE, "pipeline": TOO_MANY_STAGES}.get(miss.way.strategy)
+    return pattern.fullmatch(miss.item) if pattern and miss.case is None else None
 
 
 def _line(plan: Plan, why: tuple[str, ...], group: list[Rejection], *, named: bool) -> str:
@@ -52,8 +53,7 @@ def _line(plan: Plan, why: tuple[str, ...], group: list[Rejection], *, named: bo
     _, words, why_not, fits = why
     place = group[0].nearest_miss.place
     kind = f" on {place.gpu.key}" if named else ""
-    if _indivisible(group[0].nearest_miss):
-        cuts = sorted({int(found["cut"]) for one in group if (found := _indivisible(one.nearest_miss))})
+    if cuts := sorted({int(found["cut"]) for one in group if (found := _refused_cut(one.nearest_miss))}):
         return f"{words} {_or(cuts)}{kind}: {why_not}{fits}"
     if cut := _cut(plan, group):
         return f"{words} {cut}{kind}, in any number of copies: {why_not}{fits}"
@@ -80,10 +80,16 @@ def _cut(plan: Plan, group: list[Rejection]) -> str:
 
 def _or(numbers: list[int]) -> str:
     words = [f"{number:,}" for number in numbers]
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{words[0]} to {words[-1]}"
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _why_not(miss: Rejected) -> str:
+    if found := TOO_MANY_STAGES.fullmatch(miss.item):
+        return f"more stages than the {found['layers']} layers"
+    if found := _refused_cut(miss):
+        return f"{found['what']} by that"
     if miss.case is None:
         return miss.item
     kind = "GiB of a node's RAM" if miss.on_host else "GiB"

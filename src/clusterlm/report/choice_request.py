@@ -19,8 +19,10 @@ ACCOUNT = "ACCOUNT"
 
 ON_ONE_NODE = ("single", "pipeline")
 """Strategies that `clusterlm generate` has, by itself."""
-QUANTISED = (None, "int8", "nf4")
-"""What its --quantize takes."""
+QUANTISED = {"int8": "int8", "nf4": "nf4", "nf4-dq": "nf4"}
+"""What its --quantize takes, by a plan's: its nf4 quantises the scales too."""
+ATTENTION = (None, "sdpa")
+"""What it computes with."""
 UNPINNED = ("gpus_per_node", "prefer")
 """Wishes that the cluster answers, or that a pinned plan has no use for."""
 
@@ -94,7 +96,7 @@ def next_step(plan: Plan, model: str, on: Sequence[str]) -> str:
     best = plan.best
     if best is None:
         return ""
-    request, command = request_lines(best, model), run_command(model, best)
+    request, command = request_lines(best, model), run_command(plan, model, best)
     parts = [["REQUEST TO SLURM", *request]] if request else []
     if command:
         parts.append(["COMMAND, IN THE JOB" if request else "COMMAND", command])
@@ -103,8 +105,8 @@ def next_step(plan: Plan, model: str, on: Sequence[str]) -> str:
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def run_command(model: str, one: Candidate) -> str | None:
-    """None where clusterlm has no command for it yet."""
+def run_command(plan: Plan, model: str, one: Candidate) -> str | None:
+    """None where clusterlm has no command yet that does just this."""
     workload = one.case.workload
     if not _generates(one):
         return None
@@ -113,7 +115,11 @@ def run_command(model: str, one: Candidate) -> str | None:
     if one.wishes.dtype:
         words += ["--dtype", one.wishes.dtype]
     if workload.quantise:
-        words += ["--quantize", workload.quantise]
+        words += ["--quantize", QUANTISED[workload.quantise]]
+    if one.case.strategy.gpus == 1 < _visible_gpus(one):
+        words += ["--device-map", "cuda:0"]  # by itself it lays a model over all GPUs that it sees
+    if plan.wishes.batch:
+        words += ["--max-batch-tokens", str(workload.batch * one.case.tokens_each)]
     return " ".join(words)
 
 
@@ -122,6 +128,15 @@ def _generates(one: Candidate) -> bool:
     case, wishes = one.case, one.wishes
     workload = case.workload
     one_process = wishes.strategy in ON_ONE_NODE and (wishes.copies or 1) == 1 and one.nodes == 1
+    on_all_it_sees = case.strategy.gpus in (1, _visible_gpus(one))
     by_itself = workload.task == "generate" and workload.software.engine == "transformers" and one_process
-    settable = workload.quantise in QUANTISED and wishes.attention is None
-    return by_itself and settable and not case.shape.encoder_layers
+    stored = case.shape.quantisation
+    loadable = (workload.quantise or "int8") in QUANTISED and (stored is None or stored.method in QUANTISED)
+    is_decoder = not case.shape.encoder_layers
+    return by_itself and on_all_it_sees and loadable and is_decoder and wishes.attention in ATTENTION
+
+
+def _visible_gpus(one: Candidate) -> int:
+    """Of its node: without Slurm all that are there."""
+    place = one.place
+    return one.allocated_gpus // one.nodes if place.cluster.slurm else place.node.gpus

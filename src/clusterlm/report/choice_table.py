@@ -10,7 +10,7 @@ from clusterlm.planning.planner import Plan
 from clusterlm.planning.room import available_bytes
 from clusterlm.report.choice_words import digits, interval, way_of
 from clusterlm.report.plan import gib
-from clusterlm.report.table import aligned
+from clusterlm.report.table import HIDDEN_AT_LEAST, aligned
 
 MOST_ROWS = 8
 WIDEST_PARTITIONS = 20
@@ -29,14 +29,15 @@ class Row:
 def table_of_ways(plan: Plan, *, whole: bool) -> str:
     """The best first; `whole`: all of them, not only those that a choice is made between."""
     rows = merged(plan.candidates)
-    shown = rows if whole else chosen(rows)
+    best = chosen(rows)
+    shown = rows if whole or len(rows) - len(best) < HIDDEN_AT_LEAST else best
     candidates = [row.candidate for row in rows]
     lines = [_header(plan), *(_cells(row, candidates) for row in shown)]
     kept = [index for index, name in enumerate(COLUMNS) if name not in _without_news(plan)]
     numbers = [position for position, index in enumerate(kept) if COLUMNS[index] in NUMBERS]
     table = aligned([[line[index] for index in kept] for line in lines], numbers=numbers)
     left = len(rows) - len(shown)
-    return f"{table}\n{left} more: --all" if left else table
+    return f"{table}\n{left:,} more: --all" if left else table
 
 
 def _header(plan: Plan) -> list[str]:

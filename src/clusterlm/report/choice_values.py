@@ -19,8 +19,11 @@ from clusterlm.report.plan_values import plan_values
 SCHEMA = 2
 
 
-def choice_values(plan: Plan, verdict: Verdict, model: str) -> dict[str, Any]:
-    """One object; amounts in bytes, times in seconds. `verdict`: of the best way, or of what comes nearest."""
+def choice_values(plan: Plan, verdict: Verdict, model: str, cluster: str) -> dict[str, Any]:
+    """One object; amounts in bytes, times in seconds. `verdict`: of the best way, or of what comes nearest.
+
+    `cluster`: as the user named it.
+    """
     best = plan.best
     return {
         "schema": SCHEMA,
@@ -38,7 +41,7 @@ def choice_values(plan: Plan, verdict: Verdict, model: str) -> dict[str, Any]:
         "unpinned": _candidate(plan, plan.unpinned) if plan.unpinned else None,
         "closest": _rejected(plan.closest) if plan.closest else None,
         "remedies": [_remedy(plan, one) for one in plan.remedies],
-        "notes": notes(plan, verdict),
+        "notes": notes(plan, verdict, cluster),
     }
 
 
@@ -72,7 +75,7 @@ def _best(plan: Plan, best: Candidate, model: str) -> dict[str, Any]:
             "basis": pace.basis,
         },
         "request": list(request_lines(best, model)),
-        "command": run_command(model, best),
+        "command": run_command(plan, model, best),
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 BAR_WIDTH = 30
+HIDDEN_AT_LEAST = 3
+"""Fewer lines of a long list are shown rather than counted."""
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
