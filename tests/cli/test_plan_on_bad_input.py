@@ -33,6 +33,8 @@ NOT_THERE: list[tuple[list[object], int, list[str]]] = [
     ([LLAMA, "--on", "lumi", "--gpu", "mi250"], 2, ["did you mean 'mi250x'?"]),
     ([LLAMA, "--on", "lumi", "--partition", "standardg"], 2, ["--partition", "did you mean 'standard-g'?"]),
     ([LLAMA, "--on", "generic"], 2, ["--gpu", "kind of GPU", "--gpu a100-80"]),
+    ([LLAMA, "--on", "generic", "--gpu", "any"], 2, ["--gpu", "'any' stands for the kind that you name", "a100-80"]),
+    ([LLAMA, "--gpu", ""], 2, ["--gpu", "the name is empty", "a100-80"]),
     ([LLAMA, "--on", "generic", "--gpu", "a100"], 2, ["several sizes", "a100-40", "a100-80"]),
     ([LLAMA, "--on", "lumi", "--prefer", "cheap"], 2, ["--prefer", "did you mean 'cheapest'?"]),
     ([LLAMA, "--on", "lumi", "--nodes", 0], 2, ["--nodes", "0 is less than 1"]),

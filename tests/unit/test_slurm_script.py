@@ -108,6 +108,7 @@ def test_lumi_is_asked_for_gpus_per_node_and_whole_nodes_where_it_gives_them() -
 def test_who_takes_all_gpus_of_a_node_takes_all_its_memory() -> None:
     """sbatch(1): --mem=0 requests all memory of each node."""
     assert "--mem=0" in options_on("lumi", "small-g", gpus_per_node=8)
+    assert "--mem=0" in options_on("lumi", "standard-g", gpus_per_node=4)
     assert not [line for line in options_on("roihu", "gpumedium", gpus_per_node=4) if line.startswith("--mem")]
 
 

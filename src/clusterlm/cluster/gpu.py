@@ -65,6 +65,9 @@ def find_gpu(key: str) -> Gpu:
     wanted = key.lower().replace("_", "-").removeprefix("nvidia-").removeprefix("amd-")
     if wanted in gpus():
         return gpus()[wanted]
+    if wanted in ("", "any"):
+        problem = "'any' stands for the kind that you name" if wanted else "the name is empty"
+        raise UsageError(problem, where="--gpu", hint=f"say which: {', '.join(gpus())}")
     sizes = [known for known in gpus() if known.startswith(f"{wanted}-")]
     if len(sizes) == 1:
         return gpus()[sizes[0]]

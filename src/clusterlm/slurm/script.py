@@ -56,7 +56,8 @@ def _options(cluster: Cluster, job: Job) -> Iterator[tuple[str, str]]:
     if job.cpus_per_task is not None:
         yield "--cpus-per-task=", str(job.cpus_per_task)
     if job.memory_gib is not None and request.memory:
-        yield "--mem=", f"{job.memory_gib}G" if job.gpus_per_node < node.gpus else ALL_MEMORY
+        alone = partition.whole_nodes or job.gpus_per_node == node.gpus
+        yield "--mem=", ALL_MEMORY if alone else f"{job.memory_gib}G"
     if partition.whole_nodes:
         yield "--exclusive", ""
     yield "--time=", show_slurm_time(-(-job.seconds // 60) * 60)
