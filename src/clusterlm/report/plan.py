@@ -106,7 +106,7 @@ def asked_rows(case: Case, unit: str = "GPU") -> list[tuple[str, str]]:
         factors = [
             f"micro-batch {workload.batch}",
             f"{strategy.data_degree:,} {unit}s" if strategy.data_degree > 1 else "",
-            f"{case.accumulation_steps} accumulated" if case.accumulation_steps > 1 else "",
+            f"{case.accumulation_steps:,} accumulated" if case.accumulation_steps > 1 else "",
         ]
         whole = f"{counted(case.global_batch, 'sequence')}, {tokens:,} tokens"
         rows.insert(1, ("a step", f"{' x '.join(factor for factor in factors if factor)} = {whole}"))

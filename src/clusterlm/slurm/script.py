@@ -165,9 +165,9 @@ def _too_much(cluster: Cluster, job: Job, part: Partition, node: NodeType) -> It
         (gpus, part.min_gpus, part.max_gpus, unit, "--gpus"),
     ):
         if most is not None and amount > most:
-            yield f"a job may have {most} {what}s, not {amount}", where
+            yield f"a job may have {most:,} {what}s, not {amount:,}", where
         if amount < least:
-            yield f"a job must have {least} {what}s, not {amount}", where
+            yield f"a job must have {least:,} {what}s, not {amount:,}", where
     if job.nodes > 1 and job.gpus_per_node < node.gpus and not cluster.request.partial_nodes:
         yield f"a job on several nodes must take all {node.gpus} {unit}s of each", "--gpus-per-node"
     shares: tuple[tuple[int | None, float | None, str, str], ...] = (
