@@ -40,6 +40,9 @@ def test_the_request_is_in_the_sites_own_spelling() -> None:
     # 56 of a node's 64 cores are for jobs; --mem=0 is all memory of the node.
     assert (lumi["--cpus-per-task"], lumi["--mem"]) == ("56", "0")
     assert asked_of_slurm("gpt2", "--on", "lumi", "--gpus", 2)["--mem"] == "120G"
+    # Nobody says how much RAM these nodes have: all of it can be asked for, a part cannot.
+    generic = ["gpt2", "--on", "generic", "--gpu", "a100-80", "--gpus"]
+    assert asked_of_slurm(*generic, 4)["--mem"] == "0" and "--mem" not in asked_of_slurm(*generic, 2)
     assert asked_of_slurm("gpt2", "--on", "roihu", "--gpus", 1)["--gres"] == "gpu:gh200:1"
     bsc = asked_of_slurm("gpt2", "--on", "marenostrum5", "--gpus", 1)
     assert bsc["--qos"] == "acc_ehpc" and "--partition" not in bsc
@@ -101,7 +104,10 @@ def test_one_copy_over_several_gpus_is_generated_and_an_encoder_decoder_is_not()
 
 
 def command_of(*arguments: object) -> list[str]:
-    return shlex.split(planned(*arguments)["best"]["command"])
+    words = shlex.split(planned(*arguments)["best"]["command"])
+    known = {name for option in main.commands["generate"].params for name in option.opts}
+    assert {word for word in words if word.startswith("-")} <= known
+    return words
 
 
 def test_the_command_keeps_what_was_asked_of_the_plan() -> None:

@@ -55,8 +55,8 @@ def _options(cluster: Cluster, job: Job) -> Iterator[tuple[str, str]]:
     yield _gpus(cluster, job)
     if job.cpus_per_task is not None:
         yield "--cpus-per-task=", str(job.cpus_per_task)
-    if job.memory_gib is not None and request.memory:
-        alone = partition.whole_nodes or job.gpus_per_node == node.gpus
+    alone = partition.whole_nodes or job.gpus_per_node == node.gpus
+    if request.memory and (alone or job.memory_gib is not None):
         yield "--mem=", ALL_MEMORY if alone else f"{job.memory_gib}G"
     if partition.whole_nodes:
         yield "--exclusive", ""
