@@ -14,6 +14,8 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Gpu:
+    """One card, as a program sees it: memory, speeds, links, each with its source."""
+
     key: str
     name: str
     memory_bytes: int

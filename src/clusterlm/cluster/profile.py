@@ -19,6 +19,8 @@ Purpose = Literal["batch", "test", "interactive"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
+    """A text that facts were read in."""
+
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     title: str
     url: str = ""
@@ -28,6 +30,8 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Sourced:
+    """A table of facts: where they are from, and which of them nobody confirmed."""
+
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     source: str
     """A key of the profile's `sources`."""
@@ -39,6 +43,8 @@ class Sourced:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeType(Sourced):
+    """Nodes that are alike: their GPUs, and what a job gets of them."""
+
     gpu: str
     """A key of gpus.toml; "any": whatever the user names."""
     gpus: int
@@ -77,6 +83,8 @@ class NodeType(Sourced):
 
 @dataclass(frozen=True, kw_only=True)
 class Partition(Sourced):
+    """Where jobs are queued: its limits, and the nodes in it."""
+
     nodes: tuple[str, ...]
     """Node types in it; a job uses one of them."""
     limit: str | None = None
@@ -122,6 +130,8 @@ class Request(Sourced):
 
 @dataclass(frozen=True, kw_only=True)
 class Billing(Sourced):
+    """What the site counts, and how."""
+
     unit: str
     """BU, SBU, GPU-hour ...; what one costs per GPU and hour stands with each node type."""
     rule: str = ""
@@ -129,6 +139,8 @@ class Billing(Sourced):
 
 @dataclass(frozen=True, kw_only=True)
 class Storage(Sourced):
+    """One place for files: its quota, and when it is cleaned."""
+
     path: str
     use: Literal["home", "project", "scratch", "fast", "local"]
     quota_gib: float | None = None
@@ -141,6 +153,8 @@ class Storage(Sourced):
 
 @dataclass(frozen=True, kw_only=True)
 class Software(Sourced):
+    """Modules and containers that have torch."""
+
     modules: tuple[str, ...] = ()
     """`module load` these, in order; an entry with a blank is a whole `module` command, such as `use /path`."""
     container: str | None = None
@@ -150,6 +164,8 @@ class Software(Sourced):
 
 @dataclass(frozen=True, kw_only=True)
 class Access(Sourced):
+    """What its nodes reach, and by which names a machine of the cluster is known."""
+
     internet: bool | None = None
     """Compute nodes reach the internet; None: not known."""
     login_limit: str = ""

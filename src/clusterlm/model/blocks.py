@@ -41,6 +41,8 @@ class FeedForwardRule(Protocol):
 
 @dataclass(frozen=True)
 class Norm:
+    """The norm of an architecture, and the parameters it has."""
+
     kind: str
     bias: bool = False
     affine: Flag = True

@@ -83,6 +83,8 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Layer:
+    """One block: its mixer, its feed-forward network, and all their matrices."""
+
     mixer: Attention | Recurrent
     feed_forward: FeedForward
     linears: tuple[Linear, ...]

@@ -14,6 +14,8 @@ USUAL_TRAINING_TOKENS = 10_000_000
 
 @dataclass(frozen=True)
 class Amount:
+    """The work of a job."""
+
     tokens: int
     """Trained tokens; new tokens of answers; tokens of texts to embed."""
     records: int | None

@@ -21,6 +21,8 @@ from clusterlm.strategy import Strategy
 
 @dataclass(frozen=True)
 class Case:
+    """A model, what it does, how it is spread, and on which card."""
+
     shape: ModelShape
     workload: Workload
     strategy: Strategy

@@ -45,6 +45,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Trial:
+    """Other wishes, not yet tried."""
+
     words: str
     wishes: dict[str, Any]
 

@@ -87,6 +87,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Learned:
+    """All constants, by engine, and by GPU."""
+
     generating: Mapping[str, Generating]
     training: Mapping[str, Training]
     reachable: Mapping[str, float]

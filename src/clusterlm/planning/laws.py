@@ -79,6 +79,8 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Law:
+    """What a structure of models keeps at each moment of a step, as sums of its sizes."""
+
     structure: str
     example: str
     versions: dict[str, str]

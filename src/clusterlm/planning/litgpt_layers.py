@@ -26,6 +26,8 @@ DROPOUT_BYTES = 3
 
 @dataclass(frozen=True)
 class Widths:
+    """Sizes of one layer of LitGPT."""
+
     hidden: int
     heads: int
     queries: int

@@ -20,6 +20,8 @@ MOST_REMEDIES = 3
 
 @dataclass(frozen=True)
 class Remedy:
+    """Other wishes that were planned, and fit."""
+
     words: str
     flags: str
     """What to add to the command that was given."""

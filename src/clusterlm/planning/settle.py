@@ -25,6 +25,8 @@ SHARDING = {"ddp": "ddp", "fsdp": "fsdp2", "zero1": "zero1", "zero2": "zero2", "
 
 @dataclass(frozen=True)
 class Precision:
+    """The type of the weights, and whether 16 bits are computed in over them."""
+
     dtype: str
     autocast: bool
 

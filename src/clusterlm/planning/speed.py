@@ -36,6 +36,8 @@ __all__ = ["Links", "Pace", "load_seconds", "pace", "usual_links"]
 
 @dataclass(frozen=True)
 class Pace:
+    """How fast a case goes once it is loaded, and how sure that is."""
+
     tokens_per_second: float
     """All GPUs together. Training: trained tokens; generation: new tokens, the prompts' time included; embedding: the
     prompts' tokens."""

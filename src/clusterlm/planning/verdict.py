@@ -18,6 +18,8 @@ PREDICTION_ERROR = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
+    """Whether a case fits its card, and what follows."""
+
     case: Case
     footprint: Footprint
     fits: bool

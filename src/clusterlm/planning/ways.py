@@ -27,6 +27,8 @@ LEAST_RECORDS_OF_A_COPY = 32
 
 @dataclass(frozen=True)
 class Way:
+    """How GPUs share the work, by the names of the flags."""
+
     gpus: int
     strategy: str
     trains: bool = False

@@ -64,6 +64,8 @@ OF_TRAINING = (
 
 @dataclass(frozen=True)
 class Wishes:
+    """What was asked for; None where it was left open."""
+
     task: str | None = None
     method: str | None = None
     micro_batch: int | None = None

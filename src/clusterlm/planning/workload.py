@@ -25,6 +25,8 @@ class Software:
 
 @dataclass(frozen=True)
 class Workload:
+    """What one GPU is asked to do at once."""
+
     task: Task = "generate"
     method: Method = "full"
     dtype: str = "bfloat16"

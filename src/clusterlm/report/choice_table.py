@@ -21,6 +21,8 @@ NUMBERS = ("GPUS", "NODES", "HOURS", "PRICE")
 
 @dataclass(frozen=True)
 class Row:
+    """One line of the table of ways."""
+
     candidate: Candidate
     partitions: tuple[str, ...]
     """Those that differ in nothing that a row shows."""

@@ -64,6 +64,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
+    """The files of one run."""
+
     path: Path
 
     @property

@@ -22,6 +22,8 @@ from clusterlm.store import ModelFolder
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
+    """A run that can start."""
+
     run: RunFolder
     requests: int
     finished_before: int

@@ -23,6 +23,8 @@ NOT_COMPARED = "access, storage, software, how much memory and how many cores co
 
 @dataclass(frozen=True)
 class Finding:
+    """One field in which a profile and Slurm differ."""
+
     field: str
     """nodes.v100.gpus"""
     profile: str

@@ -23,6 +23,8 @@ ALIASES = {"mi250": "mi250x", "quadro6000": "rtx6000", "titanrtx": "titan-rtx"}
 
 @dataclass(frozen=True)
 class Kind:
+    """The card that a type of Slurm means, or those that it may mean."""
+
     key: str
     """Of gpus.toml; "any" where the name is not known. Where several sizes are possible, the smallest."""
     possible: tuple[str, ...]

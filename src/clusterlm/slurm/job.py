@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
+    """What a batch script asks for and runs."""
+
     name: str
     partition: str
     """A key of the profile's `partitions`."""

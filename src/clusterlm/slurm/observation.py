@@ -15,6 +15,8 @@ KEEPS_ACCOUNTS = "accounting_storage/slurmdbd"
 
 @dataclass(frozen=True)
 class Observation:
+    """All that Slurm says of itself at one moment."""
+
     cluster_name: str
     version: str
     date: str

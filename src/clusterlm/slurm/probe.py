@@ -26,6 +26,8 @@ NOT_SAID = (
 
 @dataclass(frozen=True)
 class Probed:
+    """A profile made from what Slurm says, and what it does not say."""
+
     cluster: Cluster
     notes: tuple[str, ...]
     """What the user should look at: guesses, what is left out."""

@@ -27,6 +27,8 @@ class GpuGres:
 
 @dataclass(frozen=True)
 class SlurmNode:
+    """A node, as scontrol shows it."""
+
     name: str
     gpus: tuple[GpuGres, ...]
     architecture: str
@@ -44,6 +46,8 @@ class SlurmNode:
 
 @dataclass(frozen=True)
 class SlurmPartition:
+    """A partition, as scontrol shows it."""
+
     name: str
     limit: str
     """MaxTime as Slurm writes it."""
@@ -64,6 +68,8 @@ class SlurmPartition:
 
 @dataclass(frozen=True)
 class Qos:
+    """A quality of service, with its limits for each user."""
+
     name: str
     limit: str | None
     max_running: int | None
@@ -79,6 +85,8 @@ class Qos:
 
 @dataclass(frozen=True)
 class Association:
+    """An account that a user may charge."""
+
     account: str
     partition: str | None
     qos: tuple[str, ...]
