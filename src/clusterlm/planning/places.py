@@ -157,7 +157,7 @@ def _too_many(found: list[Place], wishes: Wishes, name: str, count: int) -> Usag
     if other:
         return contradiction(wishes, other, name, limits, "leave one of them out")
     thing = "nodes" if name == "nodes" else "GPUs"
-    return UsageError(f"no partition gives a job {count} {thing}", where=f"--{name}", hint=f"there is {limits}")
+    return UsageError(f"no partition gives a job {count:,} {thing}", where=f"--{name}", hint=f"there is {limits}")
 
 
 def _sizes(place: Place, what: str) -> str:
