@@ -63,7 +63,7 @@ CONTRADICTING: list[tuple[list[object], list[str]]] = [
     ([*FULL, "--on", "lumi", "--strategy", "fsdp", "--gpus", 1], ["--gpus 1 and --strategy fsdp", "at least 2 GPUs"]),
     ([LLAMA, "--on", "lumi", "--copies", 3, "--gpus", 8], ["--gpus 8 and --copies 3", "8 GPUs cannot be shared by 3"]),
     ([LLAMA, "--on", "lumi", "--gpus", 9], ["--gpus", "no partition gives a job 9 GPUs", "whole nodes of 8"]),
-    ([LLAMA, "--on", "lumi", "--nodes", 3000], ["--nodes", "no partition gives a job 3000 nodes", "1,024 nodes"]),
+    ([LLAMA, "--on", "lumi", "--nodes", 3000], ["--nodes", "no partition gives a job 3,000 nodes", "1,024 nodes"]),
     ([LLAMA, "--on", "laptop", "--gpus", 2], ["--gpus", "no partition gives a job 2 GPUs"]),
     ([LLAMA, "--on", "lumi", "--gpus-per-node", 4], ["--gpus-per-node", "the cluster's profile says"]),
     ([*FULL, "--on", "lumi", "--copies", 2], ["--copies", "generating and embedding"]),
