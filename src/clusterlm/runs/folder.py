@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from clusterlm.errors import RunError
 from clusterlm.records.files import disk_problem, write_whole
+from clusterlm.runs.attempt import write_json
 from clusterlm.runs.progress import Progress
 from clusterlm.version import __version__
 
@@ -72,6 +73,11 @@ class RunFolder:
     def results(self) -> Path:
         return self.path / "results.jsonl"
 
+    def result_files(self) -> list[Path]:
+        """All that hold results: of a process started by hand, and of the processes of jobs."""
+        own = [self.results] if self.results.exists() else []
+        return own + [file for attempt in self.attempts() for file in sorted(attempt.glob("results*.jsonl"))]
+
     @property
     def name(self) -> str:
         return self.path.name.removesuffix(".run")
@@ -116,16 +122,27 @@ class RunFolder:
         return dict(json.loads(file.read_bytes())) if file and file.exists() else None
 
     def begin_attempt(self, environment: dict[str, Any]) -> Path:
-        attempt = self.path / "attempts" / str(len(self.attempts()) + 1)
-        attempt.mkdir(parents=True)
-        _write_json(attempt / "environment.json", environment)
+        """A new one of a process that was started by hand."""
+        attempt = self.new_attempt()
+        write_json(attempt / "environment.json", environment)
         return attempt
 
+    def new_attempt(self) -> Path:
+        """Its folder, made by this process alone: tasks of an array begin at the same moment."""
+        (self.path / "attempts").mkdir(parents=True, exist_ok=True)
+        number = len(self.attempts())
+        while True:
+            number += 1
+            with contextlib.suppress(FileExistsError):
+                folder = self.path / "attempts" / str(number)
+                folder.mkdir()
+                return folder
+
     def write_progress(self, attempt: Path, progress: Progress) -> None:
-        _write_json(attempt / "progress.json", asdict(progress))
+        write_json(attempt / "progress.json", asdict(progress))
 
     def write_finished(self, progress: Progress) -> None:
-        _write_json(self.path / "finished.json", {"finished": _now(), **asdict(progress)})
+        write_json(self.path / "finished.json", {"finished": _now(), **asdict(progress)})
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -231,7 +248,7 @@ def _create(run: RunFolder, asked: Asked) -> None:
         "requests": asked.requests,
         "spec": spec.model_dump(mode="json"),
     }
-    _write_json(run.path / "run.json", content)
+    write_json(run.path / "run.json", content)
 
 
 def known_runs() -> list[RunFolder]:
@@ -277,11 +294,6 @@ def _lock(file: IO[str], *, shared: bool = False) -> bool:
         # A file system without locks (some Lustre mounts) cannot tell: better to work than to refuse.
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _now() -> str:

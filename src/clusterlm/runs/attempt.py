@@ -1,0 +1,102 @@
+"""Attempt: one execution of a run as a Slurm job, in a folder that it alone writes; Part: the records of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clusterlm.errors import RunError
+from clusterlm.records.files import write_whole
+
+ATTEMPT = "CLUSTERLM_ATTEMPT"
+"""Names the attempt's folder to the processes of its job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The records whose place in the input, from 0, leaves `shard` when divided by `shards`; of these every `ranks`th.
+
+    Neighbours go to different parts: an input that is sorted by length makes no part longer than another.
+    """
+
+    shard: int = 0
+    shards: int = 1
+    rank: int = 0
+    ranks: int = 1
+
+    def __contains__(self, index: int) -> bool:
+        return index % self.shards == self.shard and index // self.shards % self.ranks == self.rank
+
+    def size(self, requests: int) -> int:
+        """How many of so many records are in it."""
+        in_shard = len(range(self.shard, requests, self.shards))
+        return len(range(self.rank, in_shard, self.ranks))
+
+    @property
+    def is_all(self) -> bool:
+        return self.shards * self.ranks == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What a job knows of itself when it begins."""
+
+    path: Path
+    began: float
+    """Unix time."""
+    job: str
+    """As Slurm calls it: 12, or 12_3 for a task of an array."""
+    shard: int = 0
+    shards: int = 1
+    restarts: int = 0
+    """Times that Slurm put the same job back into the queue before."""
+    ends: float | None = None
+    """Unix time at which Slurm ends it; None where that is not known."""
+    nodes: tuple[str, ...] = ()
+    gpus: int = 0
+
+    @property
+    def number(self) -> int:
+        return int(self.path.name)
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    def file(self, name: str, rank: int = 0) -> Path:
+        """results.jsonl of the first process, results.3.jsonl of the fourth."""
+        stem, suffix = name.split(".", 1)
+        return self.path / (f"{stem}.{rank}.{suffix}" if rank else name)
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """How its processes ended, as far as they could say so; the first process first."""
+        found = sorted(self.path.glob("outcome*.json"), key=lambda path: (len(path.name), path.name))
+        return [json.loads(path.read_bytes()) for path in found]
+
+    def write(self) -> None:
+        values = {name: value for name, value in asdict(self).items() if name != "path"}
+        write_json(self.path / "attempt.json", values)
+
+
+def read_attempt(path: Path) -> Attempt:
+    try:
+        values = json.loads((path / "attempt.json").read_bytes())
+    except (OSError, ValueError) as problem:
+        hint = f"{ATTEMPT} is set by the batch script; to run by hand, leave it out"
+        raise RunError(f"is no folder of an attempt: {problem}", where=str(path), hint=hint) from None
+    values["nodes"] = tuple(values["nodes"])
+    return Attempt(path=path, **values)
+
+
+def attempt_of_this_job() -> Attempt | None:
+    """None for a process that no batch script started."""
+    path = os.environ.get(ATTEMPT)
+    return read_attempt(Path(path)) if path else None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
