@@ -11,7 +11,7 @@ from clusterlm.model.find import find_model
 from clusterlm.planning.candidates import Search
 from clusterlm.planning.planner import plan
 from clusterlm.planning.wishes import Wishes
-from clusterlm.report.choice_request import job_of
+from clusterlm.runs.request import job_of
 from clusterlm.slurm.observation import observe
 from clusterlm.slurm.probe import probe
 from clusterlm.slurm.script import script

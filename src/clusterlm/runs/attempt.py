@@ -1,4 +1,4 @@
-"""Attempt: one execution of a run as a Slurm job, in a folder that it alone writes; Part: the records of one process."""
+"""Attempt: one execution of a run as a Slurm job, in a folder that it alone writes; Part: what one process does."""
 
 from __future__ import annotations
 

@@ -73,6 +73,23 @@ class RunFolder:
     def results(self) -> Path:
         return self.path / "results.jsonl"
 
+    @property
+    def script(self) -> Path:
+        return self.path / "job.sbatch"
+
+    @property
+    def journal(self) -> Path:
+        """Of the login side; each job has its own, in its attempt's folder."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def log_of(self, job: str) -> Path:
+        """What a job printed, all its attempts."""
+        return self.logs / f"{job}.out"
+
     def result_files(self) -> list[Path]:
         """All that hold results: of a process started by hand, and of the processes of jobs."""
         own = [self.results] if self.results.exists() else []
