@@ -21,7 +21,7 @@ def _charge(lab: Lab) -> None:
 
 @pytest.fixture(scope="session")
 def plain_lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return start(tmp_path_factory)
+    return start(tmp_path_factory, "plain")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def lab(plain_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
 
 @pytest.fixture(scope="session")
 def charging_lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return start(tmp_path_factory, "--acct", prepare=_charge)
+    return start(tmp_path_factory, "accounted", accounting=True, prepare=_charge)
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from clusterlm.errors import MissingPackage
+from clusterlm.slurm import lab as product
+from clusterlm.slurm.lab.packages import require_packages
 from clusterlm.slurm.values import keys_and_values
 from tests.conftest import OWNER_OF_HOME
 from tests.sharing import shared_between_workers
 
-TOOLS = Path(__file__).parents[3] / "shared" / "slurmlab"
-PACKAGES = "slurm-wlm munge iproute2"
-ACCOUNTING_PACKAGES = "slurmdbd slurm-wlm-mysql-plugin mariadb-server"
 EXTRA = """\
 PartitionName=whole Nodes=ALL MaxTime=2:00:00 MinNodes=2 MaxNodes=3 OverSubscribe=EXCLUSIVE State=UP
 PartitionName=debug Nodes=ALL MaxTime=15:00 State=UP
@@ -27,7 +27,7 @@ PartitionName=closed Nodes=ALL MaxTime=1:00:00 State=DOWN
 """
 WATCHDOG = """
 while [ -e "/proc/$1" ] && ! grep -q '^State:.[ZX]' "/proc/$1/status" 2>/dev/null; do sleep 0.2; done
-"$2/down.sh" "$3/lab" || true
+"$2" -m clusterlm lab stop --folder "$3/lab"
 rm -rf "$3"
 """
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"}
@@ -70,56 +70,98 @@ class Lab:
         self.run("sbatch", "--test-only", name)
         return self.run("sbatch", "--parsable", name).strip()
 
+    def job(self, job: str) -> dict[str, str]:
+        """What Slurm says of it now."""
+        return keys_and_values(self.run("scontrol", "--oneliner", "show", "job", job))
+
     def finish(self, job: str, seconds: float = 60) -> dict[str, str]:
         """What Slurm says of the job once it has ended."""
-        for _ in range(int(seconds / 0.1)):
-            said = keys_and_values(self.run("scontrol", "--oneliner", "show", "job", job))
-            if said["JobState"] in ENDED:
-                return said
+        return self.until(job, ENDED, seconds)
+
+    def until(self, job: str, states: set[str], seconds: float = 60) -> dict[str, str]:
+        """What Slurm says of the job once it is in one of these states."""
+        deadline = time.monotonic() + seconds
+        while (said := self.job(job))["JobState"] not in states:
+            assert time.monotonic() < deadline, f"job {job} is not {states}: {said}"
             time.sleep(0.1)
-        raise AssertionError(f"job {job} has not ended: {said}")
+        return said
+
+    def node(self, name: str) -> dict[str, str]:
+        return keys_and_values(self.run("scontrol", "--oneliner", "show", "node", name))
+
+    def until_node(self, name: str, state: str, seconds: float = 30) -> None:
+        """State as Slurm spells it: IDLE, DOWN*, ..."""
+        deadline = time.monotonic() + seconds
+        while (said := self.node(name))["State"] != state:
+            assert time.monotonic() < deadline, f"{name} is {said['State']}, not {state}"
+            time.sleep(0.1)
+
+    def nodes(self) -> tuple[str, ...]:
+        """Their names: two with V100, then one with A100."""
+        return tuple(node.name for node in self._product.layout.nodes)
+
+    def start_node(self, name: str) -> None:
+        self._product.act(name, "start")
+
+    def stop_node(self, name: str) -> None:
+        """Its slurmd ends; its jobs go on."""
+        self._product.act(name, "stop")
+
+    def crash_node(self, name: str) -> None:
+        """Its slurmd is killed; its jobs go on."""
+        self._product.act(name, "crash")
+
+    def lose(self, name: str) -> None:
+        """The whole node, with its jobs."""
+        self._product.act(name, "lose")
+
+    def stop_controller(self) -> None:
+        self._product.act("controller", "stop")
+
+    def start_controller(self) -> None:
+        self._product.act("controller", "start")
+
+    @property
+    def _product(self) -> product.Lab:
+        return product.running_lab(self.folder)
 
 
 def start(
-    tmp_path_factory: pytest.TempPathFactory, *options: str, prepare: Callable[[Lab], None] = lambda lab: None
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    *,
+    accounting: bool = False,
+    prepare: Callable[[Lab], None] = lambda lab: None,
 ) -> Lab:
-    """The lab with these options of up.sh: one for all workers, started and prepared by the first that asks."""
-    commands = ["slurmctld", "munged", "ip"] + (["slurmdbd", "mariadbd"] if "--acct" in options else [])
-    packages = f"{PACKAGES} {ACCOUNTING_PACKAGES}" if "--acct" in options else PACKAGES
-    if not all(shutil.which(command, path=f"{os.environ['PATH']}:/usr/sbin") for command in commands):
-        pytest.skip(f"needs Slurm: apt-get install --no-install-recommends {packages}")
-    if not TOOLS.is_dir():
-        pytest.skip(f"needs the scripts that start a Slurm on one machine, in {TOOLS}")
+    """The lab of this name: one for all workers, started and prepared by the first that asks."""
+    skip_without_slurm(accounting=accounting)
 
     def make(folder: Path) -> None:
-        lab = _started(options)
+        lab = Lab(product.start_lab(watched_folder() / "lab", accounting=accounting, extra=EXTRA).folder)
         prepare(lab)
         (folder / "address").write_text(str(lab.folder))
 
-    name = f"slurm{''.join(options)}"
-    return Lab(Path((shared_between_workers(tmp_path_factory, name, make) / "address").read_text()))
+    return Lab(Path((shared_between_workers(tmp_path_factory, f"slurm-{name}", make) / "address").read_text()))
 
 
-def _started(options: tuple[str, ...]) -> Lab:
+def skip_without_slurm(*, accounting: bool = False) -> None:
+    try:
+        require_packages(network=os.geteuid() == 0, accounting=accounting)
+    except MissingPackage as missing:
+        pytest.skip(f"needs Slurm: {missing}")
+
+
+def watched_folder() -> Path:
+    """A folder that is removed, and the lab in its `lab` stopped, after the process that runs the tests has ended."""
     folder = Path(tempfile.mkdtemp(prefix="clusterlm-slurm-", dir="/tmp"))
-    folder.chmod(0o755)  # its daemons refuse a socket below a folder that is closed to others
-    _watch(folder)
-    (folder / "extra.conf").write_text(EXTRA)
-    with open(folder / "up.log", "w") as log:  # not a pipe, which its daemons would hold open
-        command = [TOOLS / "up.sh", folder / "lab", "--index", "auto", "--extra", folder / "extra.conf", *options]
-        started = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=180)
-    assert started.returncode == 0, (folder / "up.log").read_text()
-    return Lab(folder / "lab")
-
-
-def _watch(folder: Path) -> None:
-    """Stops the lab after the process that runs the tests, even if that was killed."""
+    folder.chmod(0o755)  # munged refuses a socket below a folder that is closed to others
     owner = os.environ[OWNER_OF_HOME]
     subprocess.run(
-        ["setsid", "--fork", "bash", "-c", WATCHDOG, "watchdog", owner, TOOLS, folder],
+        ["setsid", "--fork", "bash", "-c", WATCHDOG, "watchdog", owner, sys.executable, folder],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
         check=True,
     )
+    return folder

@@ -10,6 +10,7 @@ import click
 from clusterlm.cli.clusters import clusters
 from clusterlm.cli.demo import demo
 from clusterlm.cli.generate import generate
+from clusterlm.cli.lab import lab
 from clusterlm.cli.plan import plan
 from clusterlm.cli.runs import runs
 from clusterlm.errors import ClusterlmError
@@ -47,4 +48,5 @@ main.add_command(plan)
 main.add_command(generate)
 main.add_command(runs)
 main.add_command(clusters)
+main.add_command(lab)
 main.add_command(demo)
