@@ -6,7 +6,9 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from clusterlm.errors import SlurmError
 from clusterlm.slurm.values import (
@@ -24,12 +26,17 @@ from clusterlm.slurm.values import (
 
 PATIENCE_SECONDS = 20.0
 """A controller in good health answers in less than one, a busy one of a large site in a few."""
-SPELLS_OTHERWISE = ("SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN")
-"""Settings of a user that change what the commands print."""
+PAUSE_SECONDS = 2.0
+SPELLS_OTHERWISE = re.compile(r"SLURM_TIME_FORMAT|(SQUEUE|SACCT|SCANCEL|SCONTROL|SINFO)_\w+|SBATCH_WAIT")
+"""Settings of a user that change what the commands print, or of which jobs, or when they return."""
+PLAIN = {"LC_ALL": "C", "SLURM_BITSTR_LEN": "0"}
+"""In English; numbers of array tasks as long as they are."""
 SILENT = re.compile(
     r"Unable to contact slurm controller|Socket timed out|Connection (refused|timed out)|Zero Bytes were transmitted"
-    r"|slurmdbd.*not responding"
+    r"|slurmdbd.*not responding|[Ff]ailed to open persistent connection"
 )
+NOT_HEARD = re.compile(r"Unable to contact slurm controller \(connect failure\)")
+"""There was nobody to hear the question."""
 NO_CLUSTER = "Could not establish a configuration source"
 ELSEWHERE = "run this on a login node of the cluster; on some of them `module load slurm` comes first"
 SPEAKER = re.compile(r"^\w+( error)?: (error: |fatal: )?")
@@ -39,13 +46,51 @@ QOS_FIELDS = "Name,MaxWall,MaxTRESPU,MaxJobsPU,MaxSubmitPU,MaxTRES,MinTRES,GrpTR
 ASSOCIATION_FIELDS = "Account,Partition,QOS,DefaultQOS"
 
 
+class Silence(SlurmError):
+    """No answer came: whether Slurm heard the question is not known."""
+
+
+class NotHeard(Silence):
+    """No controller was there to hear the question."""
+
+
+class Refusal(SlurmError):
+    """Slurm heard and said no."""
+
+    def __init__(self, command: Sequence[str], complaint: str) -> None:
+        self.complaint = complaint
+        self.said = in_its_words(complaint)
+        super().__init__(f"Slurm refuses: {self.said or 'without a word'}", where=" ".join(command[:4]))
+
+
+@dataclass(frozen=True)
+class Answer:
+    output: str
+    remarks: str
+    """What it says besides, on the standard error output."""
+
+
 def ask(*command: str, seconds: float = PATIENCE_SECONDS) -> str:
     """What the Slurm command prints."""
-    settings = {name: value for name, value in os.environ.items() if name not in SPELLS_OTHERWISE}
+    return answer(*command, seconds=seconds).output
+
+
+def read(*command: str) -> str:
+    """As `ask`, for questions that change nothing: a controller that is silent for a moment is asked once more."""
+    try:
+        return ask(*command)
+    except Silence:
+        time.sleep(PAUSE_SECONDS)
+        return ask(*command)
+
+
+def answer(*command: str, seconds: float = PATIENCE_SECONDS, environment: Mapping[str, str] | None = None) -> Answer:
+    """`environment`: instead of that of this process."""
+    settings = os.environ if environment is None else environment
     try:
         process = subprocess.Popen(
             command,
-            env=settings | {"LC_ALL": "C"},
+            env={name: value for name, value in settings.items() if not SPELLS_OTHERWISE.fullmatch(name)} | PLAIN,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,7 +111,7 @@ def ask(*command: str, seconds: float = PATIENCE_SECONDS) -> str:
             _end(process)
     if process.returncode:
         raise _refused(command, complaint or output)
-    return output
+    return Answer(output, complaint)
 
 
 def configuration() -> dict[str, str]:
@@ -126,23 +171,24 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _refused(command: Sequence[str], complaint: str) -> SlurmError:
-    said = _shortened(complaint)
+    said = in_its_words(complaint)
     if NO_CLUSTER in complaint:
         return SlurmError("Slurm's commands are here, but no cluster (no slurm.conf)", where=command[0], hint=ELSEWHERE)
     if SILENT.search(complaint):
         return _silent(command, said)
-    return SlurmError(f"Slurm refuses: {said or 'without a word'}", where=" ".join(command[:4]))
+    return Refusal(command, complaint)
 
 
-def _silent(command: Sequence[str], reason: str) -> SlurmError:
-    whom = "Slurm's accounting" if command[0] == "sacctmgr" else "Slurm's controller"
+def _silent(command: Sequence[str], reason: str) -> Silence:
+    whom = "Slurm's accounting" if command[0] in ("sacctmgr", "sacct") else "Slurm's controller"
     hint = "it may be down or busy: `scontrol ping` tells; else try again in a few minutes"
     if configured := os.environ.get("SLURM_CONF"):
         hint += f". SLURM_CONF is {configured}: is it this cluster's?"
-    return SlurmError(f"{whom} does not answer ({reason})", where=" ".join(command[:4]), hint=hint)
+    kind = NotHeard if NOT_HEARD.search(reason) else Silence
+    return kind(f"{whom} does not answer ({reason})", where=" ".join(command[:4]), hint=hint)
 
 
-def _shortened(complaint: str) -> str:
+def in_its_words(complaint: str) -> str:
     """Slurm's own words without who speaks, each line once, the last three."""
     said = [SPEAKER.sub("", line.strip()) for line in complaint.splitlines() if line.strip()]
     return "; ".join(list(dict.fromkeys(said))[-3:])

@@ -1,0 +1,194 @@
+"""Slurm's queue: giving it jobs, once each; what became of them; ending them."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from clusterlm.errors import SlurmError
+from clusterlm.slurm import client, sacct, squeue
+from clusterlm.slurm.jobs import SEPARATOR, JobStatus, array_id_of, time_of
+from clusterlm.slurm.refusals import explained
+from clusterlm.slurm.values import configuration_of
+
+SUBMIT_SECONDS = 150.0
+"""sbatch itself tries 15 times in 2 minutes where Slurm takes no jobs for the moment. Source: src/sbatch/sbatch.c"""
+LOOK_AFTER_SECONDS = (1, 2, 4, 8, 15, 30)
+"""A job whose id was lost is looked for, each time after so many more."""
+JOB_ID = re.compile(r"^(\d+)(;\S+)?$", re.MULTILINE)
+"""As --parsable prints it, perhaps with the name of the cluster."""
+EXPECTED_START = re.compile(r"to start at (\S+)")
+OF_A_JOB = re.compile(
+    r"SLURM_(?!(CONF|CLUSTERS)$)\w+|SLURMD_\w+|SRUN_\w+|\w+_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK"
+)
+    r"(SLURM(?!_(CONF|CLUSTERS)$)|SLURMD|SRUN)_\w+|SLURM_JOBID|\w+_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL"
+)
+"""What Slurm sets in a job: sbatch would hand it on, and the next job take the number of the last one's array task."""
+
+NO_ACCOUNTING = re.compile(r"accounting storage is disabled")
+UNKNOWN_JOB = re.compile(r"Invalid job id")
+OVER_ALREADY = re.compile(r"Invalid job id specified|already completing or completed")
+OTHERS_JOB = re.compile(r"Kill job error on job id (\S+): Access/permission denied")
+LONGEST_LIST = 100_000
+"""Characters; Linux takes 131,072 in one argument (MAX_ARG_STRLEN)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of the whole cluster."""
+
+    array_size: int
+    """Numbers of array tasks are below it."""
+    jobs: int
+    """That the controller remembers, each task of an array counted."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What Slurm would do with a job."""
+
+    start: datetime | None
+    """As the queue is now."""
+    said: str
+    """In its own words: when, how many processors, on which nodes."""
+
+
+def submit(script: Path, *options: str, comment: str) -> str:
+    """The job's id. `comment`: by which it can be found again, so of no other job; `options`: of sbatch.
+
+    SlurmError where Slurm refuses it, or where nobody can say whether it is in the queue: it is never given twice.
+    """
+    command = ("sbatch", "--parsable", *options, f"--comment={comment}", str(script))
+    for seconds in (*LOOK_AFTER_SECONDS, None):
+        try:
+            said = client.answer(*command, seconds=SUBMIT_SECONDS, environment=_outside_of_jobs(os.environ)).output
+            return _id_in(said) or _found_again(comment, f"sbatch says {said.strip()!r}")
+        except client.NotHeard:
+            if seconds is None:
+                raise
+            time.sleep(seconds)
+        except client.Silence as silence:
+            return _found_again(comment, silence.problem)
+        except client.Refusal as refusal:
+            raise explained(refusal, script) from None
+    raise AssertionError("the last round returns or raises")
+
+
+def test_only(script: Path, *options: str) -> Forecast:
+    """What would become of it; it is not queued. SlurmError as of submit()."""
+    try:
+        answer = client.answer("sbatch", "--test-only", *options, str(script), environment=_outside_of_jobs(os.environ))
+    except client.Refusal as refusal:
+        raise explained(refusal, script) from None
+    said = answer.remarks + answer.output
+    for line in said.splitlines():
+        if found := EXPECTED_START.search(line):
+            return Forecast(time_of(found[1]), client.in_its_words(line))
+    return Forecast(None, client.in_its_words(said))
+
+
+def _id_in(said: str) -> str | None:
+    """The last, for some sites' sbatch prints a greeting before."""
+    found = JOB_ID.findall(said)
+    return found[-1][0] if found else None
+
+
+def _found_again(comment: str, why: str) -> str:
+    for seconds in LOOK_AFTER_SECONDS:
+        time.sleep(seconds)
+        try:
+            if job := find_by_comment(comment):
+                return job
+        except SlurmError:
+            continue
+    problem = f"it is not known whether the job is in the queue: {why}"
+    hint = f"look with `squeue --me -o '%i %T %k'` for {comment}; submit again only where it is not there"
+    raise SlurmError(problem, where="sbatch", hint=hint)
+
+
+def _outside_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
+    if "SLURM_JOB_ID" not in environment:
+        return dict(environment)
+    return {name: value for name, value in environment.items() if not OF_A_JOB.fullmatch(name)}
+
+
+def queued_jobs() -> tuple[JobStatus, ...]:
+    """All jobs of this user, with those that have ended and that the controller still remembers."""
+    command = ("squeue", "--noheader", "--me", "--states=all", "--array", f"--Format={squeue.FORMAT}")
+    return squeue.statuses_of(client.read(*command))
+
+
+def accounted_jobs(jobs: Iterable[str]) -> tuple[JobStatus, ...]:
+    """Of jobs that may be long over: by id, by that of an array for all its tasks. () where no accounting is kept."""
+    asked = set(jobs)
+    found: list[JobStatus] = []
+    for some in _lists(sorted({array_id_of(job) for job in asked})):
+        command = ("sacct", "--noheader", "--duplicates", "--parsable", f"--delimiter={SEPARATOR}", f"--jobs={some}")
+        try:
+            found += sacct.statuses_of(client.read(*command, f"--format={','.join(sacct.FIELDS)}"))
+        except client.Refusal as refusal:
+            if NO_ACCOUNTING.search(refusal.said):
+                return ()
+            raise
+    return tuple(status for status in found if status.id in asked or status.array_id in asked)
+
+
+def find_by_comment(comment: str) -> str | None:
+    """The id of this user's job (of an array: the array's) with exactly this comment."""
+    return next((status.array_id for status in queued_jobs() if status.comment == comment), None)
+
+
+def end_of(job: str) -> datetime | None:
+    """When Slurm will end a running job at the latest; None for a job that does not run or has no limit."""
+    command = ("squeue", "--noheader", "--array", "--states=running", f"--jobs={job}", f"--Format=EndTime:{SEPARATOR}")
+    try:
+        said = client.read(*command)
+    except client.Refusal as refusal:
+        if UNKNOWN_JOB.search(refusal.said):
+            return None
+        raise
+    ends = [end for text in said.split(SEPARATOR) if (end := time_of(text))]
+    return max(ends, default=None)
+
+
+def cancel(jobs: str | Iterable[str]) -> None:
+    """Jobs, arrays, tasks. Those that have ended already stay as they are; SlurmError where one is somebody else's."""
+    names = [jobs] if isinstance(jobs, str) else list(jobs)
+    for begin in range(0, len(names), LONGEST_LIST // 20):
+        _cancel(names[begin : begin + LONGEST_LIST // 20])
+
+
+def _cancel(names: Sequence[str]) -> None:
+    try:
+        client.read("scancel", *names)  # twice does no harm
+    except client.Refusal as refusal:
+        others = OTHERS_JOB.findall(refusal.complaint)
+        if others:
+            problem = f"not yours to cancel: {', '.join(others)}"
+            raise SlurmError(problem, where="scancel", hint="your jobs: squeue --me") from None
+        if not all(OVER_ALREADY.search(line) for line in refusal.complaint.splitlines()):
+            raise
+
+
+def limits() -> Limits:
+    settings = configuration_of(client.read("scontrol", "show", "config"))
+    return Limits(array_size=int(settings["MaxArraySize"]), jobs=int(settings["MaxJobCount"]))
+
+
+def _lists(names: Sequence[str]) -> Iterator[str]:
+    """Joined by commas, as many as one command line takes."""
+    some: list[str] = []
+    length = 0
+    for name in names:
+        if some and length + len(name) >= LONGEST_LIST:
+            yield ",".join(some)
+            some, length = [], 0
+        some.append(name)
+        length += len(name) + 1
+    if some:
+        yield ",".join(some)
