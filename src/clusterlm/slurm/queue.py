@@ -26,8 +26,6 @@ EXPECTED_START = re.compile(r"to start at (\S+)")
 OF_A_JOB = re.compile(
     r"SLURM_(?!(CONF|CLUSTERS)$)\w+|SLURMD_\w+|SRUN_\w+|\w+_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK"
 )
-    r"(SLURM(?!_(CONF|CLUSTERS)$)|SLURMD|SRUN)_\w+|SLURM_JOBID|\w+_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL"
-)
 """What Slurm sets in a job: sbatch would hand it on, and the next job take the number of the last one's array task."""
 
 NO_ACCOUNTING = re.compile(r"accounting storage is disabled")
