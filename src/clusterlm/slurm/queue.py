@@ -36,6 +36,10 @@ LONGEST_LIST = 100_000
 """Characters; Linux takes 131,072 in one argument (MAX_ARG_STRLEN)."""
 
 
+class Unknown(SlurmError):
+    """Nobody can say whether the job is in the queue."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Of the whole cluster."""
@@ -59,7 +63,7 @@ class Forecast:
 def submit(script: Path, *options: str, comment: str) -> str:
     """The job's id. `comment`: by which it can be found again, so of no other job; `options`: of sbatch.
 
-    SlurmError where Slurm refuses it, or where nobody can say whether it is in the queue: it is never given twice.
+    SlurmError where Slurm refuses it, Unknown where nobody can say whether it is in the queue: it is never given twice.
     """
     command = ("sbatch", "--parsable", *options, f"--comment={comment}", str(script))
     for seconds in (*LOOK_AFTER_SECONDS, None):
@@ -106,7 +110,7 @@ def _found_again(comment: str, why: str) -> str:
             continue
     problem = f"it is not known whether the job is in the queue: {why}"
     hint = f"look with `squeue --me -o '%i %T %k'` for {comment}; submit again only where it is not there"
-    raise SlurmError(problem, where="sbatch", hint=hint)
+    raise Unknown(problem, where="sbatch", hint=hint)
 
 
 def _outside_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
