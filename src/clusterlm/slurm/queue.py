@@ -20,6 +20,8 @@ SUBMIT_SECONDS = 150.0
 """sbatch itself tries 15 times in 2 minutes where Slurm takes no jobs for the moment. Source: src/sbatch/sbatch.c"""
 LOOK_AFTER_SECONDS = (1, 2, 4, 8, 15, 30)
 """A job whose id was lost is looked for, each time after so many more."""
+LOOK_SECONDS = 10.0
+SQUEUE = ("squeue", "--noheader", "--me", "--states=all", "--array", f"--Format={squeue.FORMAT}")
 JOB_ID = re.compile(r"^(\d+)(;\S+)?$", re.MULTILINE)
 """As --parsable prints it, perhaps with the name of the cluster."""
 EXPECTED_START = re.compile(r"to start at (\S+)")
@@ -65,20 +67,27 @@ def submit(script: Path, *options: str, comment: str) -> str:
 
     SlurmError where Slurm refuses it, Unknown where nobody can say whether it is in the queue: it is never given twice.
     """
-    command = ("sbatch", "--parsable", *options, f"--comment={comment}", str(script))
-    for seconds in (*LOOK_AFTER_SECONDS, None):
+    for seconds in LOOK_AFTER_SECONDS:
         try:
-            said = client.answer(*command, seconds=SUBMIT_SECONDS, environment=_outside_of_jobs(os.environ)).output
-            return _id_in(said) or _found_again(comment, f"sbatch says {said.strip()!r}")
+            return _given(script, options, comment)
         except client.NotHeard:
-            if seconds is None:
-                raise
             time.sleep(seconds)
-        except client.Silence as silence:
-            return _found_again(comment, silence.problem)
-        except client.Refusal as refusal:
-            raise explained(refusal, script) from None
-    raise AssertionError("the last round returns or raises")
+            if job := _seen(comment):
+                return job
+    return _given(script, options, comment)
+
+
+def _given(script: Path, options: Sequence[str], comment: str) -> str:
+    command = ("sbatch", "--parsable", *options, f"--comment={comment}", str(script))
+    try:
+        said = client.answer(*command, seconds=SUBMIT_SECONDS, environment=_outside_of_jobs(os.environ)).output
+    except client.NotHeard:
+        raise
+    except client.Silence as silence:
+        return _found_again(comment, silence.problem)
+    except client.Refusal as refusal:
+        raise explained(refusal, script, options) from None
+    return _id_in(said) or _found_again(comment, f"sbatch says {said.strip()!r}")
 
 
 def test_only(script: Path, *options: str) -> Forecast:
@@ -86,7 +95,7 @@ def test_only(script: Path, *options: str) -> Forecast:
     try:
         answer = client.answer("sbatch", "--test-only", *options, str(script), environment=_outside_of_jobs(os.environ))
     except client.Refusal as refusal:
-        raise explained(refusal, script) from None
+        raise explained(refusal, script, options) from None
     said = answer.remarks + answer.output
     for line in said.splitlines():
         if found := EXPECTED_START.search(line):
@@ -103,14 +112,19 @@ def _id_in(said: str) -> str | None:
 def _found_again(comment: str, why: str) -> str:
     for seconds in LOOK_AFTER_SECONDS:
         time.sleep(seconds)
-        try:
-            if job := find_by_comment(comment):
-                return job
-        except SlurmError:
-            continue
+        if job := _seen(comment):
+            return job
     problem = f"it is not known whether the job is in the queue: {why}"
     hint = f"look with `squeue --me -o '%i %T %k'` for {comment}; submit again only where it is not there"
     raise Unknown(problem, where="sbatch", hint=hint)
+
+
+def _seen(comment: str) -> str | None:
+    """As find_by_comment(), soon; None also where Slurm does not say."""
+    try:
+        return _with_comment(comment, squeue.statuses_of(client.ask(*SQUEUE, seconds=LOOK_SECONDS)))
+    except SlurmError:
+        return None
 
 
 def _outside_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
@@ -121,8 +135,7 @@ def _outside_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
 
 def queued_jobs() -> tuple[JobStatus, ...]:
     """All jobs of this user, with those that have ended and that the controller still remembers."""
-    command = ("squeue", "--noheader", "--me", "--states=all", "--array", f"--Format={squeue.FORMAT}")
-    return squeue.statuses_of(client.read(*command))
+    return squeue.statuses_of(client.read(*SQUEUE))
 
 
 def accounted_jobs(jobs: Iterable[str]) -> tuple[JobStatus, ...]:
@@ -142,7 +155,11 @@ def accounted_jobs(jobs: Iterable[str]) -> tuple[JobStatus, ...]:
 
 def find_by_comment(comment: str) -> str | None:
     """The id of this user's job (of an array: the array's) with exactly this comment."""
-    return next((status.array_id for status in queued_jobs() if status.comment == comment), None)
+    return _with_comment(comment, queued_jobs())
+
+
+def _with_comment(comment: str, statuses: Iterable[JobStatus]) -> str | None:
+    return next((status.array_id for status in statuses if status.comment == comment), None)
 
 
 def end_of(job: str) -> datetime | None:
