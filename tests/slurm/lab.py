@@ -86,15 +86,15 @@ class Lab:
             time.sleep(0.1)
         return said
 
-    def node(self, name: str) -> dict[str, str]:
-        return keys_and_values(self.run("scontrol", "--oneliner", "show", "node", name))
-
     def until_node(self, name: str, state: str, seconds: float = 30) -> None:
-        """State as Slurm spells it: IDLE, DOWN*, ..."""
+        """State as sinfo spells it: idle, down*, ..."""
         deadline = time.monotonic() + seconds
-        while (said := self.node(name))["State"] != state:
-            assert time.monotonic() < deadline, f"{name} is {said['State']}, not {state}"
+        while (said := self.state_of(name)) != state:
+            assert time.monotonic() < deadline, f"{name} is {said}, not {state}"
             time.sleep(0.1)
+
+    def state_of(self, node: str) -> str:
+        return self.run("sinfo", "--noheader", "--partition=gpu", f"--nodes={node}", "--format=%T").strip()
 
     def nodes(self) -> tuple[str, ...]:
         """Their names: two with V100, then one with A100."""

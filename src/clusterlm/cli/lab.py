@@ -108,13 +108,15 @@ def node(name: str, action: str, folder: Path | None) -> None:
 
 
 def _say_what_next(started: Lab, folder: Path | None) -> None:
+    from clusterlm.report.table import aligned
+
     at = f" --folder {shlex.quote(str(folder))}" if folder else ""
-    click.echo(
-        f"{started.layout.cluster} runs in {started.folder}. With the line above in your shell:\n"
-        "  sinfo                                          its nodes and partitions\n"
-        "  sbatch --gres=gpu:1 --wrap 'hostname; env'     a job\n"
-        "  clusterlm clusters show lab                    its profile; plan --on lab\n"
-        f"  clusterlm lab node {started.layout.nodes[0].name} lose{at}    a failure\n"
-        f"  clusterlm lab stop{at}",
-        err=True,
-    )
+    commands = [
+        ("  sinfo", "its nodes and partitions"),
+        ("  sbatch --gres=gpu:1 --wrap 'hostname; env'", "a job"),
+        ("  clusterlm clusters show lab", "its profile, which --on lab and --on auto find"),
+        (f"  clusterlm lab node {started.layout.nodes[0].name} lose{at}", "a failure"),
+        (f"  clusterlm lab stop{at}", "the end"),
+    ]
+    click.echo(f"{started.layout.cluster} runs in {started.folder}; with the line above in your shell:", err=True)
+    click.echo(aligned(commands), err=True)

@@ -46,9 +46,10 @@ def read_cluster(path: Path) -> Cluster:
 
 
 def known_clusters() -> dict[str, Path]:
-    """Where the profile of each name is; a user's own goes before a shipped one."""
+    """Where the profile of each name is; a user's own goes before the site's, and that before a shipped one."""
+    sites = {path.stem: path for path in sorted(sites_folder().glob("*.toml"))}
     own = {path.stem: path for path in sorted(users_folder().glob("*.toml"))}
-    return shipped_clusters() | own
+    return shipped_clusters() | sites | own
 
 
 def readable_clusters() -> tuple[dict[str, Cluster], tuple[UsageError, ...]]:
@@ -74,6 +75,12 @@ def shipped_folder() -> Path:
 def users_folder() -> Path:
     settings = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(settings).expanduser() / "clusterlm" / "clusters"
+
+
+def sites_folder() -> Path:
+    """Beside the slurm.conf of the cluster that Slurm's commands speak to."""
+    configured = os.environ.get("SLURM_CONF")
+    return (Path(configured).parent if configured else Path("/etc/slurm")) / "clusterlm"
 
 
 def recognise(clusters: Sequence[Cluster], cluster_name: str | None, host: str) -> Cluster | None:

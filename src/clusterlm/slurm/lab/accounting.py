@@ -11,11 +11,11 @@ from pathlib import Path
 from clusterlm.errors import SlurmError
 from clusterlm.slurm import client
 from clusterlm.slurm.lab import machines
-from clusterlm.slurm.lab.daemons import failed, logged_in, start, wait_until
+from clusterlm.slurm.lab.daemons import answers, failed, logged_in, start, wait_until
 from clusterlm.slurm.lab.layout import Layout
 
 SYSTEM_TABLES = ("/usr/share/mysql", "/usr/share/mariadb")
-"""Where MariaDB's own tables are described: slurmdbd needs that of procedures. All that an installation makes takes 5 s."""
+"""Where MariaDB's own tables are described: slurmdbd needs that of procedures. A whole installation takes 5 s."""
 ACCOUNTS = ("proj", "other")
 QOS = ("low Priority=0 PreemptMode=requeue GraceTime=5", "high Priority=1000 Preempt=low,normal")
 
@@ -23,12 +23,12 @@ QOS = ("low Priority=0 PreemptMode=requeue GraceTime=5", "high Priority=1000 Pre
 def start_accounting(layout: Layout, users: Iterable[str]) -> None:
     """Before the controller starts: it asks for the accounts."""
     start(layout, "mariadbd", ["setsid", "--fork", "mariadbd", f"--defaults-file={layout.mariadb_conf}"])
-    connects = partial(_accepts, socket.AF_UNIX, str(layout.database_socket))
+    connects = partial(answers, socket.AF_UNIX, str(layout.database_socket))
     wait_until(connects, lambda: failed(layout, "mariadbd", "MariaDB does not answer"))
     _make_system_tables(layout)
     by_socket = {"MYSQL_UNIX_PORT": str(layout.database_socket), "SLURM_CONF": str(layout.slurm_conf)}
     start(layout, "slurmdbd", ["slurmdbd"], layout.controller, **by_socket)
-    connects = partial(_accepts, socket.AF_INET, (layout.controller.address, layout.accounting_port))
+    connects = partial(answers, socket.AF_INET, (layout.controller.address, layout.accounting_port))
     wait_until(connects, lambda: failed(layout, "slurmdbd", "slurmdbd does not answer"))
     _fill(layout, users)
 
@@ -49,16 +49,9 @@ def _make_system_tables(layout: Layout) -> None:
 
 def _fill(layout: Layout, users: Iterable[str]) -> None:
     cluster = layout.cluster
-    commands = [f"add cluster {cluster}", f"add account {','.join(ACCOUNTS)} Cluster={cluster}"]
+    commands = [f"add cluster {cluster}", *(f"add qos {qos}" for qos in QOS)]
+    commands += [f"add account {','.join(ACCOUNTS)} Cluster={cluster} QOS=normal,low,high"]
     commands += [f"add user {','.join(users)} Account={ACCOUNTS[0]} DefaultAccount={ACCOUNTS[0]} Cluster={cluster}"]
-    commands += [f"add qos {qos}" for qos in QOS]
-    commands += [f"modify account {ACCOUNTS[0]} set qos=normal,low,high"]
     with logged_in(layout):
         for command in commands:
             client.ask("sacctmgr", "--immediate", *command.split())
-
-
-def _accepts(family: int, address: str | tuple[str, int]) -> bool:
-    with socket.socket(family) as connection:
-        connection.settimeout(1)
-        return connection.connect_ex(address) == 0

@@ -225,7 +225,7 @@ def stop(layout: Layout) -> None:
             machines.disconnect(layout)
     else:
         _end_jobs(layout)
-    end(partial(processes_of, layout.folder))
+    end(partial(processes_of, layout.folder), kindly_seconds=2)
     for node in layout.nodes:
         for cgroup in CGROUPS.glob(f"*/slurm_{node.name}"):
             _remove_cgroup(cgroup)
@@ -235,7 +235,7 @@ def _clear(folder: Path) -> None:
     """What an earlier lab left there. UsageError where one runs, or where the folder is something else."""
     before = find_lab(folder)
     if before and before.is_running():
-        hint = f"clusterlm lab status; clusterlm lab stop --folder {folder}"
+        hint = f"export SLURM_CONF={before.slurm_conf} to use it, or clusterlm lab stop --folder {folder}"
         raise UsageError(f"a lab runs in {folder}", where="clusterlm lab start", hint=hint)
     if before:
         before.stop()

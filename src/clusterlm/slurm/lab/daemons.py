@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,10 @@ def start_munged(layout: Layout) -> None:
 
 
 def start_slurmctld(layout: Layout) -> None:
+    """Until it takes connections: a command that comes too early waits for a whole second."""
     start(layout, "slurmctld", ["slurmctld", "-f", str(layout.slurm_conf)], layout.controller)
+    takes_connections = partial(answers, socket.AF_INET, (layout.controller.address, layout.controller.port))
+    wait_until(takes_connections, lambda: failed(layout, "slurmctld", "slurmctld does not answer"))
 
 
 def start_slurmd(layout: Layout, node: Machine) -> None:
@@ -82,6 +86,12 @@ def wait_until(ready: Callable[[], bool], otherwise: Callable[[], SlurmError]) -
         if time.monotonic() > deadline:
             raise otherwise()
         time.sleep(0.03)
+
+
+def answers(family: int, address: str | tuple[str, int]) -> bool:
+    with socket.socket(family) as connection:
+        connection.settimeout(1)
+        return connection.connect_ex(address) == 0
 
 
 def daemons(layout: Layout, program: str, machine: Machine | None = None) -> list[Process]:

@@ -14,6 +14,8 @@ MARK = "CLUSTERLM_LAB"
 """The lab's folder: every daemon has it in its environment, and what the daemons start themselves."""
 MACHINE = "CLUSTERLM_LAB_MACHINE"
 """The node, or the controller, that the process belongs to."""
+WRITE_OVER_THEIR_ENVIRONMENT = {"slurmstepd", "slurmscriptd"}
+"""They show a title there. They are known by the log that they hold open."""
 PROC = Path("/proc")
 
 
@@ -34,8 +36,14 @@ class Process:
 
 def processes_of(folder: Path) -> list[Process]:
     """The daemons of the lab in this folder, and what they started, but for the jobs' own processes."""
-    found = ((pid, environment_of(pid)) for pid in _pids())
-    return [_process(pid, settings) for pid, settings in found if settings.get(MARK) == str(folder)]
+    found = []
+    for pid in _pids():
+        settings = environment_of(pid)
+        if settings.get(MARK) == str(folder):
+            found.append(_process(pid, settings.get(MACHINE)))
+        elif machine := _machine_by_log(pid, folder):
+            found.append(_process(pid, machine))
+    return found
 
 
 def processes_of_jobs(slurm_conf: Path, node: str | None = None) -> list[Process]:
@@ -45,7 +53,7 @@ def processes_of_jobs(slurm_conf: Path, node: str | None = None) -> list[Process
         settings = environment_of(pid)
         on = settings.get("SLURMD_NODENAME")  # slurmd sets it, and nobody has it on the login node
         if on and settings.get("SLURM_CONF") == str(slurm_conf) and node in (None, on):
-            found.append(_process(pid, settings))
+            found.append(_process(pid, on))
     return found
 
 
@@ -79,7 +87,21 @@ def _pids() -> list[int]:
     return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
 
 
-def _process(pid: int, settings: dict[str, str]) -> Process:
+def _machine_by_log(pid: int, folder: Path) -> str | None:
+    """The node (or slurmctld) whose log a process holds open that has no environment to look at."""
+    logs = folder / "log"
+    with contextlib.suppress(OSError):
+        if (PROC / str(pid) / "comm").read_text().strip() not in WRITE_OVER_THEIR_ENVIRONMENT:
+            return None
+        for opened in (PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                file = opened.readlink()
+                if file.parent == logs:
+                    return file.stem.removeprefix("slurmd-")
+    return None
+
+
+def _process(pid: int, machine: str | None) -> Process:
     status = {}
     with contextlib.suppress(OSError):
         lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
@@ -88,6 +110,6 @@ def _process(pid: int, settings: dict[str, str]) -> Process:
     return Process(
         pid=pid,
         program=status.get("Name", "").strip(),
-        machine=settings.get(MACHINE),
+        machine=machine,
         is_init=len(spaces) > 1 and spaces[-1] == "1",
     )
