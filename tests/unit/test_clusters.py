@@ -204,6 +204,19 @@ def test_a_users_own_profile_goes_before_the_shipped_one(own: Path) -> None:
     assert known_clusters()["lumi"] == own / "lumi.toml"
 
 
+def test_a_profile_beside_slurm_conf_goes_before_the_shipped_one_and_after_the_users_own(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = tmp_path / "etc" / "clusterlm"
+    sites.mkdir(parents=True)
+    for name in ("lumi", "here"):
+        (sites / f"{name}.toml").write_text(MINE.replace("Ours", "The site's"))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "etc" / "slurm.conf"))
+    assert [find_cluster(name).title for name in ("lumi", "here")] == ["The site's"] * 2
+    (own / "lumi.toml").write_text(MINE)
+    assert find_cluster("lumi").title == "Ours"
+
+
 def test_without_xdg_config_home_own_profiles_are_below_dot_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
