@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clusterlm.cli.job_options import JOB, OF_JOBS, PLACE, placing_and_terms, refuse_without_cluster
 from clusterlm.cli.options import with_options
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ WRITING = [
 @click.option("-o", "--output", help="Where the answers go: .jsonl, .csv, .tsv, .parquet, or - (standard output).")
 @with_options(READING + SAMPLING + CHAT + COMPUTING + WRITING)
 @click.option("--restart", is_flag=True, help="Throw away what an earlier run to this OUTPUT did.")
-def generate(model: str, input: str | None, restart: bool, **flags: Any) -> None:
+@with_options(PLACE + JOB)
+@click.option("--dry-run", is_flag=True, help="With --on: print the batch script; nothing is written or queued.")
+def generate(model: str, input: str | None, restart: bool, dry_run: bool, **flags: Any) -> None:
     """Answer every prompt of INPUT with MODEL.
 
     MODEL is a folder, a model id of the Hugging Face hub, or 'demo' (a small one, made on the spot).
@@ -61,10 +64,20 @@ def generate(model: str, input: str | None, restart: bool, **flags: Any) -> None
 
     Results are safe on the disk as they finish, in OUTPUT.run; the same command again continues where
     it stopped.
-    """
-    from clusterlm.cli.work import work
 
-    click.get_current_context().exit(work(_spec(model, input, flags), restart=restart))
+    With --on CLUSTER the same is done as Slurm jobs, which continue each other: see clusterlm runs.
+    """
+    of_jobs = {name: flags.pop(name) for name in OF_JOBS}
+    spec = _spec(model, input, flags)
+    if of_jobs["on"] is None and of_jobs["cluster"] is None:
+        from clusterlm.cli.work import work
+
+        refuse_without_cluster({**of_jobs, "dry_run": dry_run})
+        click.get_current_context().exit(work(spec, restart=restart))
+    from clusterlm.cli.submit import submit_run
+
+    placing, terms, on, file = placing_and_terms(of_jobs)
+    submit_run(spec, placing, terms, on=on, file=file, dry_run=dry_run, restart=restart)
 
 
 def _spec(model: str, input: str | None, flags: dict[str, Any]) -> GenerateSpec:

@@ -10,6 +10,7 @@ import click
 from clusterlm.cli.clusters import clusters
 from clusterlm.cli.demo import demo
 from clusterlm.cli.generate import generate
+from clusterlm.cli.job import job
 from clusterlm.cli.lab import lab
 from clusterlm.cli.plan import plan
 from clusterlm.cli.runs import runs
@@ -47,6 +48,7 @@ def main() -> None:
 main.add_command(plan)
 main.add_command(generate)
 main.add_command(runs)
+main.add_command(job)
 main.add_command(clusters)
 main.add_command(lab)
 main.add_command(demo)

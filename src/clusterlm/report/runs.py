@@ -2,64 +2,120 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from clusterlm.report.table import aligned
-from clusterlm.runs.folder import RunFolder
+from clusterlm.runs import journal
+from clusterlm.runs.past import attempts_of
 from clusterlm.runs.progress import Progress
-from clusterlm.units import show_seconds
+from clusterlm.runs.state import RunState
+from clusterlm.slurm.jobs import JobStatus
+from clusterlm.units import show_seconds, show_slurm_time
 
-COLUMNS = ("RUN", "TASK", "MODEL", "STATE", "DONE", "FAILED", "OF", "BEGUN (UTC)")
+COLUMNS = ("RUN", "TASK", "MODEL", "STATE", "DONE", "FAILED", "OF", "ATTEMPT", "TIME", "GPU-HOURS", "NOTE")
+NUMBERS = (4, 5, 6, 7, 9)
 
 
-def run_summary(run: RunFolder) -> dict[str, Any]:
+def run_summary(one: RunState) -> dict[str, Any]:
     """One run as JSON values."""
-    asked = run.read()
-    progress = run.finished() or run.progress()
+    spec, leading = one.asked["spec"], one.leading
     return {
-        "name": run.name,
-        "folder": str(run.path),
-        "task": asked["spec"]["task"],
-        "model": asked["model_name"],
-        "state": run.state(),
-        "requests": asked["requests"],
-        "done": progress.done if progress else 0,
-        "failed": progress.failed if progress else 0,
-        "attempts": len(run.attempts()),
-        "created": asked["created"],
-        "input": asked["input_path"],
-        "output": asked["spec"]["output"],
+        "name": one.run.name,
+        "folder": str(one.run.path),
+        "task": spec["task"],
+        "model": one.asked["model_name"],
+        "state": one.state,
+        "said": one.said or None,
+        "requests": one.account.requests,
+        "done": one.account.done,
+        "failed": one.account.failed,
+        "attempts": one.attempts,
+        "created": one.asked["created"],
+        "input": one.asked["input_path"],
+        "output": spec["output"],
+        "cluster": one.submission.cluster if one.submission else None,
+        "shards": one.submission.shards if one.submission else None,
+        "gpu_hours": round(one.account.gpu_seconds / 3600, 4) if one.submission else None,
+        "elapsed_seconds": leading.elapsed_seconds if leading else None,
+        "limit_seconds": leading.limit_seconds if leading else None,
+        "expected_start": _iso(leading.expected_start) if leading and leading.is_pending else None,
+        "jobs": [_job(job) for job in one.jobs],
+        "cause": asdict(one.diagnosis) if one.diagnosis else None,
     }
 
 
-def runs_table(summaries: Sequence[dict[str, Any]]) -> str:
+def _job(job: JobStatus) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "state": job.state,
+        "reason": job.reason if job.is_pending else None,
+        "nodes": job.nodes or None,
+        "elapsed_seconds": job.elapsed_seconds,
+        "limit_seconds": job.limit_seconds,
+        "expected_start": _iso(job.expected_start),
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="seconds") if moment else None
+
+
+def runs_table(states: Sequence[RunState]) -> str:
     """One line per run."""
     rows = [
-        tuple(
-            str(value)
-            for value in (
-                run["name"],
-                run["task"],
-                run["model"],
-                run["state"],
-                run["done"],
-                run["failed"],
-                run["requests"],
-                run["created"][:16].replace("T", " "),
-            )
+        (
+            one.run.name,
+            one.asked["spec"]["task"],
+            one.asked["model_name"],
+            one.state,
+            f"{one.account.done:,}",
+            f"{one.account.failed:,}",
+            f"{one.account.requests:,}",
+            str(one.attempts),
+            _time(one.leading),
+            f"{one.account.gpu_seconds / 3600:.2f}" if one.submission else "",
+            _note(one),
         )
-        for run in summaries
+        for one in states
     ]
-    return aligned([COLUMNS, *rows])
+    return aligned([COLUMNS, *rows], numbers=NUMBERS)
 
 
-def run_text(run: RunFolder) -> str:
-    """All about one run: what was asked, how far it is, with what it was made."""
-    summary = run_summary(run)
-    lines = [(name, str(summary[name])) for name in ("name", "state", "model", "input", "output", "folder", "created")]
-    lines.append(("records", _records(run, summary)))
-    if environment := run.environment():
+def _time(job: JobStatus | None) -> str:
+    """Elapsed of its limit."""
+    if job is None or not job.is_running:
+        return ""
+    return f"{show_slurm_time(job.elapsed_seconds)} of {show_slurm_time(job.limit_seconds)}"
+
+
+def _note(one: RunState) -> str:
+    leading = one.leading
+    if one.state == "queued" and leading and leading.expected_start:
+        return f"{one.said}; start expected {leading.expected_start.astimezone():%a %d %b %H:%M}"
+    running = sum(job.is_running for job in one.jobs)
+    if one.submission and one.submission.shards > 1 and one.state == "running":
+        return f"{running} of {one.submission.shards} shards at work"
+    return one.said
+
+
+def run_text(one: RunState) -> str:
+    """All about one run: what was asked, how far it is, with what it was made, what happened to its jobs."""
+    summary = run_summary(one)
+    names = ("name", "state", "model", "input", "output", "folder", "created")
+    lines = [(name, str(summary[name])) for name in names]
+    if one.said:
+        lines.append(("why", one.said))
+    if one.diagnosis:
+        lines.append(("what to do", one.diagnosis.fix))
+    lines.append(("records", _records(one)))
+    if one.submission:
+        lines.append(("cluster", f"{one.submission.cluster}, {summary['gpu_hours']:.2f} GPU-hours so far"))
+    lines += [("job", _job_line(job)) for job in one.jobs]
+    if environment := one.run.environment():
         packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
         lines += [
             ("attempts", str(summary["attempts"])),
@@ -67,17 +123,44 @@ def run_text(run: RunFolder) -> str:
             ("fingerprint", environment["model"]["fingerprint"]),
             ("packages", packages),
         ]
-    settings = run.read()["spec"]
     left_out = {"task", "model", "input", "output"}
     lines += [
-        (name, str(value)) for name, value in settings.items() if name not in left_out and value not in (None, [])
+        (name, str(value))
+        for name, value in one.asked["spec"].items()
+        if name not in left_out and value not in (None, [])
     ]
-    return aligned(lines)
+    text = aligned(lines)
+    story = journal_text(one)
+    return f"{text}\n\n{story}" if story else text
 
 
-def _records(run: RunFolder, summary: dict[str, Any]) -> str:
-    text = f"{summary['done']:,} done + {summary['failed']:,} failed of {summary['requests']:,}"
-    progress = run.finished() or run.progress()
+def _job_line(job: JobStatus) -> str:
+    if job.is_pending:
+        return f"{job.id} waits: {job.reason}"
+    return f"{job.id} {job.state.lower()} on {job.nodes}, {_time(job)}"
+
+
+def journal_text(one: RunState) -> str:
+    """The run's journal, one decision a line."""
+    entries = journal_entries(one)
+    rows = [(f"{datetime.fromtimestamp(entry.time):%d %b %H:%M:%S}", entry.job or "", entry.said) for entry in entries]
+    return aligned([("WHEN", "JOB", "WHAT HAPPENED"), *rows]) if rows else ""
+
+
+def journal_entries(one: RunState) -> list[journal.Entry]:
+    """All but the questions to Slurm, which matter only where an answer was lost."""
+    paths = [one.run.journal, *(attempt.journal for attempt in attempts_of(one.run))]
+    return [entry for entry in journal.read(paths) if entry.event != "submitting"]
+
+
+def journal_values(one: RunState) -> list[dict[str, Any]]:
+    return [dict(json.loads(entry.line)) for entry in journal_entries(one)]
+
+
+def _records(one: RunState) -> str:
+    account = one.account
+    text = f"{account.done:,} done + {account.failed:,} failed of {account.requests:,}"
+    progress = one.run.finished() or one.run.progress_by_hand()
     return f"{text}; last attempt {_speed(progress)}" if progress and progress.seconds else text
 
 

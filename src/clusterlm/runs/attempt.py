@@ -30,10 +30,12 @@ class Part:
     def __contains__(self, index: int) -> bool:
         return index % self.shards == self.shard and index // self.shards % self.ranks == self.rank
 
+    def indices(self, requests: int) -> range:
+        """Those of so many records that are in it."""
+        return range(self.shard, requests, self.shards)[self.rank :: self.ranks]
+
     def size(self, requests: int) -> int:
-        """How many of so many records are in it."""
-        in_shard = len(range(self.shard, requests, self.shards))
-        return len(range(self.rank, in_shard, self.ranks))
+        return len(self.indices(requests))
 
     @property
     def is_all(self) -> bool:

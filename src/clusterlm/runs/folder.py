@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from clusterlm.errors import RunError
 from clusterlm.records.files import disk_problem, write_whole
+from clusterlm.records.log import ResultLog
 from clusterlm.runs.attempt import write_json
 from clusterlm.runs.progress import Progress
 from clusterlm.version import __version__
@@ -123,10 +124,10 @@ class RunFolder:
             return "running"
         return "finished" if (self.path / "finished.json").exists() else "interrupted"
 
-    def progress(self) -> Progress | None:
-        """As the last attempt wrote it."""
-        attempts = self.attempts()
-        return self._read_progress(attempts[-1] / "progress.json") if attempts else None
+    def progress_by_hand(self) -> Progress | None:
+        """Of the whole run, as the last process wrote it that was started by hand."""
+        by_hand = [path for path in self.attempts() if not (path / "attempt.json").exists()]
+        return self._read_progress(by_hand[-1] / "progress.json") if by_hand else None
 
     def attempts(self) -> list[Path]:
         folder = self.path / "attempts"
@@ -162,13 +163,22 @@ class RunFolder:
         write_json(self.path / "finished.json", {"finished": _now(), **asdict(progress)})
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """RunError when another process works on this run; a killed process holds no lock."""
-        with open(self.path / "run.lock", "a") as lock:
-            if not _lock(lock):
+    def locked(self, name: str = "run.lock", *, shared: bool = False) -> Iterator[None]:
+        """RunError when another process works on this run; a killed process holds no lock.
+
+        `shared`: by a job, beside other jobs of the run but beside no process that was started by hand.
+        """
+        with self._open_lock(name) as lock:
+            if not _lock(lock, shared=shared):
                 hint = f"wait for it, or look at it: clusterlm runs show {self.path}"
                 raise RunError("another process works on this run", where=str(self.path), hint=hint)
             yield
+
+    def _open_lock(self, name: str) -> IO[str]:
+        try:
+            return open(self.path / name, "a")
+        except OSError as error:
+            raise RunError(disk_problem(error), where=str(self.path / name)) from None
 
     def _read_progress(self, file: Path) -> Progress | None:
         if not file.exists():
@@ -211,9 +221,15 @@ def open_run(run: RunFolder, asked: Asked, *, restart: bool) -> int:
         _refuse_foreign(run, asked)
         _create(run, asked)
     _remember(run)
-    with contextlib.suppress(FileNotFoundError), open(run.results, "rb") as results:
-        return sum(1 for _ in results)
-    return 0
+    return _count_results(run)
+
+
+def _count_results(run: RunFolder) -> int:
+    files = run.result_files()
+    if files == [run.results]:  # each line is one: quicker than to read what they say
+        return run.results.read_bytes().count(b"\n")
+    with ResultLog(None, files) as log:
+        return len(log)
 
 
 def _refuse_other(run: RunFolder, asked: Asked) -> None:

@@ -31,7 +31,16 @@ class Prepared:
 
 def prepare(spec: GenerateSpec, find: Callable[[], ModelFolder], *, restart: bool) -> Prepared:
     """The run's folder, new or continued; the first thing wrong is raised, and then nothing was touched."""
-    _check_packages(spec)
+    check_packages(spec)
+    with examined(spec, find) as asked:
+        run = folder_for(spec)
+        finished_before = open_run(run, asked, restart=restart)
+    return Prepared(run=run, requests=asked.requests, finished_before=finished_before)
+
+
+@contextlib.contextmanager
+def examined(spec: GenerateSpec, find: Callable[[], ModelFolder]) -> Iterator[Asked]:
+    """What is asked for, all of it checked and nothing written."""
     if spec.output != STANDARD_STREAM:
         check_output_path(Path(spec.output), None if spec.input == STANDARD_STREAM else Path(spec.input))
     with _input_file(spec) as input_path:
@@ -43,7 +52,7 @@ def prepare(spec: GenerateSpec, find: Callable[[], ModelFolder], *, restart: boo
             raise InputError("holds no request", where=spec.input)
         model = find()
         _check_chat(spec, next(iter(source)), model)
-        asked = Asked(
+        yield Asked(
             spec=spec,
             input_path=input_path,
             model_name=model.name,
@@ -52,12 +61,9 @@ def prepare(spec: GenerateSpec, find: Callable[[], ModelFolder], *, restart: boo
             requests=summary.count,
             input_digest=summary.digest,
         )
-        run = folder_for(spec)
-        finished_before = open_run(run, asked, restart=restart)
-    return Prepared(run=run, requests=summary.count, finished_before=finished_before)
 
 
-def _check_packages(spec: GenerateSpec) -> None:
+def check_packages(spec: GenerateSpec) -> None:
     wanted = ["torch", "transformers", *(["bitsandbytes"] if spec.quantize != "none" else [])]
     missing = [name for name in wanted if find_spec(name) is None]
     if missing:

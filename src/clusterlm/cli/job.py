@@ -1,0 +1,34 @@
+"""`clusterlm job`: what a run's batch script calls before and after the work; users have no need of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+
+@click.group(hidden=True)
+def job() -> None:
+    """Called by a run's batch script."""
+
+
+@job.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def begin(run: Path) -> None:
+    """Make this job's attempt, queue the job that would go on after it, and print the attempt's folder."""
+    from clusterlm.runs.folder import RunFolder
+    from clusterlm.runs.keeper import FIRST_SHARD, begin
+
+    click.echo(begin(RunFolder(run), int(os.environ.get(FIRST_SHARD) or 0)).path)
+
+
+@job.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("status", type=int)
+def end(run: Path, status: int) -> None:
+    """Write down how the work ended; exit with the run's own status."""
+    from clusterlm.runs.folder import RunFolder
+    from clusterlm.runs.keeper import end
+
+    click.get_current_context().exit(end(RunFolder(run), status))

@@ -1,0 +1,80 @@
+"""Doing a run as Slurm jobs: planned, checked, written, queued."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from clusterlm.cli.models import find
+from clusterlm.cli.plan_on import chosen_cluster
+from clusterlm.cli.sizes import find_shape
+from clusterlm.errors import UsageError
+from clusterlm.planning.wishes import Wishes
+from clusterlm.report.choice_values import choice_values
+from clusterlm.runs.folder import RunFolder, folder_for, open_run
+from clusterlm.runs.launch import check_packages, examined
+from clusterlm.runs.order import Order, Terms, order
+from clusterlm.runs.submit import refuse_second, submit
+from clusterlm.spec import STANDARD_STREAM, GenerateSpec
+from clusterlm.units import show_seconds, show_slurm_time
+
+if TYPE_CHECKING:
+    from clusterlm.cluster import Cluster
+
+
+def submit_run(
+    spec: GenerateSpec,
+    placing: Wishes,
+    terms: Terms,
+    *,
+    on: str | None,
+    file: str | None,
+    dry_run: bool = False,
+    restart: bool = False,
+) -> None:
+    """All that is wrong is said before anything is written or queued."""
+    cluster = chosen_cluster(on, file)
+    if spec.output == STANDARD_STREAM:
+        raise UsageError("a job cannot write to standard output", where="-o -", hint="-o answers.jsonl")
+    if not terms.container:
+        check_packages(spec)
+    with examined(spec, lambda: find(spec)) as asked:
+        run = folder_for(spec)
+        made = order(asked, run, cluster, find_shape(str(asked.model_path)), placing, terms)
+        if dry_run:
+            click.echo(made.script, nl=False)
+            return
+        refuse_second(run)
+        open_run(run, asked, restart=restart)
+    say_plan(made, asked.requests, cluster)
+    say_queued(run, submit(run, made, choice_values_of(made, str(asked.model_path), cluster)))
+
+
+def choice_values_of(made: Order, model: str, cluster: Cluster) -> dict[str, object]:
+    """As `clusterlm plan --json` prints it."""
+    from clusterlm.planning.verdict import judge
+
+    return choice_values(made.plan, judge(made.best.case, made.best.wishes), model, cluster.name)
+
+
+def say_plan(made: Order, requests: int, cluster: Cluster) -> None:
+    best, job, shards = made.best, made.job, made.submission.shards
+    unit = best.place.node.unit
+    each = f"{best.allocated_gpus} x {best.place.gpu.key}" if unit == "GPU" else f"{best.allocated_gpus} {unit}s"
+    parts = f"{shards} shards of about {-(-requests // shards):,} records" if shards > 1 else f"{requests:,} records"
+    low, high = show_seconds(best.duration.low), show_seconds(best.duration.high)
+    click.echo(f"{cluster.title}, {job.partition}: {parts}, {each} {'each' if shards > 1 else ''}".rstrip(), err=True)
+    click.echo(
+        f"about {low} to {high} {'a shard' if shards > 1 else 'in all'}; limit of a job {_limit(job.seconds)}", err=True
+    )
+
+
+def _limit(seconds: int) -> str:
+    return show_slurm_time(seconds)
+
+
+def say_queued(run: RunFolder, jobs: list[str]) -> None:
+    click.echo(f"queued: {', '.join(f'job {job}' for job in jobs)}", err=True)
+    click.echo(f"run folder: {run.path}", err=True)
+    click.echo(f"follow it:  clusterlm runs watch {run.name}", err=True)

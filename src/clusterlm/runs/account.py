@@ -1,0 +1,72 @@
+"""How far a run is, and what it took, by what its attempts wrote."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clusterlm.runs import journal
+from clusterlm.runs.attempt import Attempt
+from clusterlm.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Account:
+    """Records of the whole run, and the GPU time of its jobs."""
+
+    requests: int
+    done: int
+    failed: int
+    gpu_seconds: float
+
+
+def account_of(run: RunFolder, attempts: Sequence[Attempt], requests: int) -> Account:
+    """`attempts`: those that were jobs."""
+    if finished := run.finished():
+        return Account(finished.requests, finished.done, finished.failed, _gpu_seconds(attempts))
+    by_hand = run.progress_by_hand()
+    of_jobs = _latest_of_each_part(attempts)
+    parts = [(sum(part["done"] for part in of_jobs), sum(part["failed"] for part in of_jobs))]
+    parts += [(by_hand.done, by_hand.failed)] if by_hand else []
+    done, failed = max(parts, key=sum)
+    return Account(requests, done, failed, _gpu_seconds(attempts))
+
+
+def _latest_of_each_part(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+    """Progress of every process, as the last attempt of its part wrote it."""
+    latest: dict[tuple[int, str], dict[str, Any]] = {}
+    shards = attempts[-1].shards if attempts else 1
+    for attempt in attempts:
+        if attempt.shards == shards:  # an earlier submission may have cut the input otherwise
+            for file in attempt.path.glob("progress*.json"):
+                latest[attempt.shard, file.name] = _json(file)
+    return [content for content in latest.values() if content]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _gpu_seconds(attempts: Sequence[Attempt]) -> float:
+    return sum(attempt.gpus * (last_sign(attempt) - attempt.began) for attempt in attempts)
+
+
+def last_sign(attempt: Attempt) -> float:
+    """Unix time of its end, or of the last file that it wrote."""
+    ended = [entry.time for entry in journal.read([attempt.journal]) if entry.event == "ended"]
+    return ended[0] if ended else min(time.time(), max(path.stat().st_mtime for path in attempt.path.iterdir()))
+
+
+def measured_seconds_per_record(attempts: Sequence[Attempt]) -> float | None:
+    """Of one job, by what its attempts did; None where nothing was finished yet."""
+    found = [_json(file) for attempt in attempts for file in attempt.path.glob("progress*.json")]
+    done = sum(content.get("new_results", 0) for content in found)
+    spent = sum(content.get("seconds", 0.0) for content in found if content.get("new_results"))
+    return spent / done if done else None

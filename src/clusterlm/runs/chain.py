@@ -1,0 +1,63 @@
+"""Whether a run that was cut off goes on: decided from what its attempts did, by rules that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clusterlm.runs.attempt import Attempt
+from clusterlm.runs.diagnosis import Diagnosis
+from clusterlm.units import show_seconds
+
+FRUITLESS = 2
+"""So many attempts in a row that finish no record end a chain: the next would fail at the same place."""
+BY_THE_CLUSTER = frozenset({"NODE_FAIL", "PREEMPTED", "REQUEUED", "BOOT_FAIL"})
+"""States that say nothing about the run itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caps:
+    """Where a chain ends although it could go on."""
+
+    attempts: int = 20
+    """Of one shard."""
+    seconds: float | None = None
+    """Of all attempts of one shard together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """What one attempt did, and how it ended."""
+
+    attempt: Attempt
+    seconds: float
+    new_results: int
+    state: str | None = None
+    """Slurm's word, where Slurm was asked."""
+    cancelled_by: str | None = None
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def is_fruitless(self) -> bool:
+        return not self.new_results and self.state not in BY_THE_CLUSTER
+
+
+def why_not_continue(past: Sequence[Past], caps: Caps) -> str | None:
+    """The reason to stop, in a sentence; None: the chain goes on. `past`: of one shard, the earliest first."""
+    if not past:
+        return None
+    last = past[-1]
+    if last.state == "CANCELLED":
+        return f"job {last.attempt.job} was cancelled by {last.cancelled_by or 'its user'}"
+    if last.diagnosis is not None and not last.diagnosis.worth_another_try:
+        return f"another try would not help: {last.diagnosis.sentence}"
+    fruitless = [one.is_fruitless for one in past[-FRUITLESS:]]
+    if len(fruitless) == FRUITLESS and all(fruitless):
+        why = f": {last.diagnosis.sentence}" if last.diagnosis else ""
+        return f"{FRUITLESS} attempts in a row finished no record{why}"
+    if len(past) >= caps.attempts:
+        return f"{len(past)} attempts are over, as many as were allowed"
+    spent = sum(one.seconds for one in past)
+    if caps.seconds is not None and spent >= caps.seconds:
+        return f"{show_seconds(spent)} are spent, of {show_seconds(caps.seconds)} that were allowed"
+    return None
