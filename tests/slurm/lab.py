@@ -137,7 +137,9 @@ def start(
     skip_without_slurm(accounting=accounting)
 
     def make(folder: Path) -> None:
-        lab = Lab(product.start_lab(watched_folder() / "lab", accounting=accounting, extra=EXTRA).folder)
+        started = product.start_lab(watched_folder() / "lab", accounting=accounting, extra=EXTRA)
+        started.write_profile()
+        lab = Lab(started.folder)
         prepare(lab)
         (folder / "address").write_text(str(lab.folder))
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import PurePath
 from typing import Any
 
 from clusterlm.report.table import aligned
@@ -70,7 +71,7 @@ def runs_table(states: Sequence[RunState]) -> str:
         (
             one.run.name,
             one.asked["spec"]["task"],
-            one.asked["model_name"],
+            PurePath(one.asked["model_name"]).name,
             one.state,
             f"{one.account.done:,}",
             f"{one.account.failed:,}",

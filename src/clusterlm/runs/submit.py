@@ -122,6 +122,7 @@ def cancel(run: RunFolder) -> list[str]:
     ordered = sorted(active, key=lambda job: not job.is_pending)
     ids = [job.id for job in ordered]
     if ids:
-        journal.note(run.journal, "cancelled", f"{', '.join(ids)}: taken back by the user", jobs=ids)
+        said = f"job {ids[0]}" + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
+        journal.note(run.journal, "cancelled", f"{said}: taken back by the user", jobs=ids)
         queue.cancel(ids)
     return ids
