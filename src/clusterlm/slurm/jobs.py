@@ -90,6 +90,11 @@ class JobStatus:
     def is_ended(self) -> bool:
         return self.state in ENDED
 
+    @property
+    def was_refused(self) -> bool:
+        """sbatch gave no id for it, but Slurm remembers it among those that failed."""
+        return self.state == "FAILED" and self.reason == "BadConstraints" and self.elapsed_seconds == 0
+
 
 def array_id_of(job: str) -> str:
     return job.partition("_")[0]
@@ -104,6 +109,8 @@ def rows_of(text: str, fields: Sequence[str]) -> Iterator[dict[str, str]]:
 
 def as_its_state_has_it(status: JobStatus) -> JobStatus:
     """Without what Slurm prints for jobs that are not so far: the start it expects, the end by the time limit, 0:0."""
+    if status.is_ended and not status.nodes:
+        status = replace(status, started=None)  # it never ran: Slurm prints when it was cancelled
     if status.is_pending:
         status = replace(status, expected_start=status.started, started=None, elapsed_seconds=0, nodes="")
     if not status.is_ended:

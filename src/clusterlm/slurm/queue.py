@@ -13,6 +13,7 @@ from pathlib import Path
 from clusterlm.errors import SlurmError
 from clusterlm.slurm import client, sacct, squeue
 from clusterlm.slurm.jobs import SEPARATOR, JobStatus, array_id_of, time_of
+from clusterlm.slurm.reasons import words
 from clusterlm.slurm.refusals import explained
 from clusterlm.slurm.values import configuration_of
 
@@ -120,11 +121,14 @@ def _found_again(comment: str, why: str) -> str:
 
 
 def _seen(comment: str) -> str | None:
-    """As find_by_comment(), soon; None also where Slurm does not say."""
+    """The id of a job that was taken; None where Slurm knows none or says nothing. SlurmError where it was refused."""
     try:
-        return _with_comment(comment, squeue.statuses_of(client.ask(*SQUEUE, seconds=LOOK_SECONDS)))
+        statuses = squeue.statuses_of(client.ask(*SQUEUE, seconds=LOOK_SECONDS))
     except SlurmError:
         return None
+    if any(status.comment == comment and status.was_refused for status in statuses):
+        raise SlurmError(f"Slurm does not take the job: {words('BadConstraints')}", where="sbatch")
+    return _with_comment(comment, statuses)
 
 
 def _outside_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
@@ -159,7 +163,8 @@ def find_by_comment(comment: str) -> str | None:
 
 
 def _with_comment(comment: str, statuses: Iterable[JobStatus]) -> str | None:
-    return next((status.array_id for status in statuses if status.comment == comment), None)
+    taken = (status for status in statuses if not status.was_refused)
+    return next((status.array_id for status in taken if status.comment == comment), None)
 
 
 def end_of(job: str) -> datetime | None:

@@ -17,7 +17,7 @@ from clusterlm.slurm.reasons import words
 MOST_NAMES = 15
 """In a hint."""
 SUBJECT = re.compile(r"(Batch job submission failed|allocation failure|Unable to allocate resources): ")
-PARTITION = re.compile(r"(?:^#SBATCH )?(?:--partition=|-p ?)(?P<name>[^\s,]+)", re.MULTILINE)
+PARTITION = re.compile(r"^(?:#SBATCH\s+)?(?:--partition[=\s]|-p\s?)(?P<name>[^\s,]+)", re.MULTILINE)
 LIMIT = re.compile(r"\b(Assoc|QOS)[A-Z]\w+")
 """Slurm names it in a line of its own before it says that a policy is violated."""
 

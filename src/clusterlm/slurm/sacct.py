@@ -5,6 +5,7 @@ from __future__ import annotations
 import pwd
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from clusterlm.slurm.jobs import (
     JobStatus,
@@ -51,7 +52,7 @@ def statuses_of(text: str) -> tuple[JobStatus, ...]:
 def _records(rows: Sequence[Row]) -> Iterator[tuple[Row, list[Row]]]:
     """Each job's row with those of its steps, which follow it: 12, then 12.batch and 12.0."""
     begins = [index for index, row in enumerate(rows) if "." not in row["JobID"]]
-    for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
+    for begin, end in pairwise([*begins, len(rows)]):
         yield rows[begin], list(rows[begin + 1 : end])
 
 
