@@ -98,6 +98,19 @@ def test_a_job_that_is_submitted_by_a_job_knows_nothing_of_that_one(
     assert (settings["OF_MINE"], settings["SLURM_CONF"]) == ("here", str(lab.configuration))
 
 
+def test_the_users_settings_fill_in_what_the_script_leaves_open_and_no_more(
+    lab: Lab, script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "9")
+    monkeypatch.setenv("SBATCH_OUTPUT", "/tmp/not-there")
+    monkeypatch.setenv("SBATCH_PARTITION", "a100")
+    monkeypatch.setenv("SBATCH_WAIT", "1")
+    job = queue.submit(script, LATER, comment="clusterlm:1:e")
+    said = lab.job(job)
+    assert (said["TimeLimit"], said["StdOut"], said["Partition"].split()[0]) == ("00:01:00", "/dev/null", "a100")
+    queue.cancel(job)
+
+
 def test_a_forecast_queues_nothing(lab: Lab, script: Path) -> None:
     forecast = queue.test_only(script, "--array=0-2", "--comment=clusterlm:1:d")
     assert forecast.start is not None

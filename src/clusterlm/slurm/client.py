@@ -77,11 +77,12 @@ def ask(*command: str, seconds: float = PATIENCE_SECONDS) -> str:
 
 def read(*command: str) -> str:
     """As `ask`, for questions that change nothing: a controller that is silent for a moment is asked once more."""
+    begun = time.monotonic()
     try:
         return ask(*command)
     except Silence:
         time.sleep(PAUSE_SECONDS)
-        return ask(*command)
+        return ask(*command, seconds=max(PATIENCE_SECONDS / 4, begun + PATIENCE_SECONDS - time.monotonic()))
 
 
 def answer(*command: str, seconds: float = PATIENCE_SECONDS, environment: Mapping[str, str] | None = None) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,9 @@ LOOK_SECONDS = 10.0
 SQUEUE = ("squeue", "--noheader", "--me", "--states=all", "--array", f"--Format={squeue.FORMAT}")
 JOB_ID = re.compile(r"^(\d+)(;\S+)?$", re.MULTILINE)
 """As --parsable prints it, perhaps with the name of the cluster."""
+OPTION = re.compile(r"^#SBATCH\s+--([\w-]+)", re.MULTILINE)
+OTHERWISE_CALLED = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE", "array": "ARRAY_INX"}
+"""Variables that overrule a script are named like their option, with these exceptions. Source: `man sbatch`"""
 EXPECTED_START = re.compile(r"to start at (\S+)")
 OF_A_JOB = re.compile(
     r"SLURM_(?!(CONF|CLUSTERS)$)\w+|SLURMD_\w+|SRUN_\w+|\w+_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK"
@@ -81,7 +84,7 @@ def submit(script: Path, *options: str, comment: str) -> str:
 def _given(script: Path, options: Sequence[str], comment: str) -> str:
     command = ("sbatch", "--parsable", *options, f"--comment={comment}", str(script))
     try:
-        said = client.answer(*command, seconds=SUBMIT_SECONDS, environment=_outside_of_jobs(os.environ)).output
+        said = client.answer(*command, seconds=SUBMIT_SECONDS, environment=_environment(script)).output
     except client.NotHeard:
         raise
     except client.Silence as silence:
@@ -94,7 +97,7 @@ def _given(script: Path, options: Sequence[str], comment: str) -> str:
 def test_only(script: Path, *options: str) -> Forecast:
     """What would become of it; it is not queued. SlurmError as of submit()."""
     try:
-        answer = client.answer("sbatch", "--test-only", *options, str(script), environment=_outside_of_jobs(os.environ))
+        answer = client.answer("sbatch", "--test-only", *options, str(script), environment=_environment(script))
     except client.Refusal as refusal:
         raise explained(refusal, script, options) from None
     said = answer.remarks + answer.output
@@ -131,10 +134,22 @@ def _seen(comment: str) -> str | None:
     return _with_comment(comment, statuses)
 
 
-def _outside_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
-    if "SLURM_JOB_ID" not in environment:
-        return dict(environment)
-    return {name: value for name, value in environment.items() if not OF_A_JOB.fullmatch(name)}
+def _environment(script: Path) -> dict[str, str]:
+    """This process's, without what describes the job that it is in and what would overrule the script (SBATCH_...)."""
+    inside = "SLURM_JOB_ID" in os.environ
+    fixed = {f"SBATCH_{OTHERWISE_CALLED.get(name, name).upper().replace('-', '_')}" for name in _options_in(script)}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in fixed and not (inside and OF_A_JOB.fullmatch(name))
+    }
+
+
+def _options_in(script: Path) -> list[str]:
+    try:
+        return OPTION.findall(script.read_text(errors="replace"))
+    except OSError:
+        return []  # sbatch says why
 
 
 def queued_jobs() -> tuple[JobStatus, ...]:
