@@ -90,6 +90,7 @@ def _groups_of_settings(cluster: Cluster, job: Job, node: NodeType) -> Iterator[
     if job.run is not None:
         yield [("HF_HUB_DISABLE_TELEMETRY", "1"), ("DO_NOT_TRACK", "1")], "nobody is told of this run"
         yield [("PYTHONUNBUFFERED", "1")], "the log shows what happens when it happens"
+        yield [("PYTHONSAFEPATH", "1")], "files of the folder it was submitted from are no modules"
         yield [("SLURM_EXPORT_ENV", "ALL")], "srun passes on what is set here, whatever sbatch was told"
     if job.cpus_per_task is not None:
         reason = "srun does not take it over since Slurm 22.05"
@@ -142,10 +143,16 @@ def _caches(job: Job, node: NodeType) -> list[str]:
     folders |= {name: f"/{vendor(node)}" for name in CACHES.get(vendor(node), ())}
     return [
         "# Caches of compiled code: on a network disk, and shared by jobs, they break.",
-        'caches=$(mktemp -d "${TMPDIR:-/tmp}/clusterlm.XXXXXXXX")',
+        f'caches=$(mktemp -d "{_local_disk(job)}/clusterlm.XXXXXXXX")',
+        "export caches",
         "trap 'rm -rf -- \"$caches\"' EXIT",
         *(f'export {name}="$caches{folder}"' for name, folder in folders.items() if name not in own),
     ]
+
+
+def _local_disk(job: Job) -> str:
+    """/tmp is what every container has of its host."""
+    return "/tmp" if job.environment.in_container else "${TMPDIR:-/tmp}"
 
 
 def _end() -> list[str]:

@@ -30,3 +30,13 @@ class Environment:
     @property
     def in_container(self) -> bool:
         return self.kind != "none"
+
+
+def in_container(image: str, package: str, binds: tuple[str, ...] = ()) -> Environment:
+    """Started as the image's name suggests. `singularity` is also a name of Apptainer's command."""
+    kind: Kind = "singularity"
+    if image.endswith(".toml"):
+        kind = "edf"
+    elif image.endswith(".sqsh") or "#" in image or ":" in image.rsplit("/", 1)[-1]:
+        kind = "pyxis"
+    return Environment(kind=kind, image=image, package=package, binds=binds)

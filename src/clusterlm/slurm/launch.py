@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -9,8 +10,18 @@ from clusterlm.slurm.environment import Environment
 from clusterlm.slurm.job import Job
 
 FOLD = " \\\n  "
-JOIN_SECONDS = 900
-"""Python's first start on a node takes minutes where the network disk is busy; torchrun by itself waits one."""
+ON_NODE = 'bash -c "$(declare -f on_node); on_node \\"\\$@\\"" node'
+"""As text, since a container's environment may lack exported functions."""
+TORCHRUN = """\
+(trap '' USR1 && exec "$@") &
+torchrun=$!
+# Slurm's signals reach this shell alone. It hands them to the ranks: torchrun would not wait until they have stopped.
+trap '{ kill -USR1 $(cat "/proc/$torchrun/task/$torchrun/children"); } 2> /dev/null' USR1
+trap '{ kill -TERM $(cat "/proc/$torchrun/task/$torchrun/children"); } 2> /dev/null' TERM
+while kill -0 "$torchrun" 2> /dev/null; do wait "$torchrun"; done
+wait "$torchrun"
+"""
+"""What each node's shell does around torchrun. Under proctrack/cgroup Slurm signals only what it started itself."""
 IN_CONTAINER = "/opt/clusterlm"
 """Where a container has the package, and nothing else."""
 LINKED = "$run/package"
@@ -25,7 +36,7 @@ def launch(job: Job, vendor: str) -> Iterator[list[str]]:
     on_node = _on_node(job, vendor)
     yield on_node
     yield _before_container(place)
-    parts = [_srun(job), "bash -c 'on_node \"$@\"' node" if on_node else "", _container(place, vendor), *_worker(job)]
+    parts = [_srun(job), _container(place, vendor), ON_NODE if on_node else "", *_worker(job)]
     yield ["status=0", FOLD.join(part for part in parts if part) + " || status=$?"]
 
 
@@ -39,23 +50,23 @@ def _meeting_point() -> list[str]:
 
 
 def _on_node(job: Job, vendor: str) -> list[str]:
-    """What each node's shell does before it becomes the program."""
+    """What each node's shell does around the program, or before it becomes the program."""
     lines = []
-    if job.ranks > 1:
-        lines.append("trap '' USR1 # it is for the ranks; torchrun would die of it")
     if job.nodes > 1:
-        lines.append("# torchrun's --local-addr and --rdzv-conf, which differ from node to node")
-        lines.append('export PET_LOCAL_ADDR="$SLURMD_NODENAME"')
-        lines.append(f'export PET_RDZV_CONF="is_host=$((SLURM_NODEID == 0)),read_timeout={JOIN_SECONDS}"')
+        lines.append('export PET_NODE_RANK="$SLURM_NODEID" # torchrun\'s --node-rank')
     if vendor == "amd":
-        lines.append("# HIP counts anew what ROCR_VISIBLE_DEVICES leaves: a second list of the same numbers hides GPUs")
+        lines.append("# HIP counts anew what ROCR_VISIBLE_DEVICES leaves: a second list of numbers would hide GPUs.")
         others = "unset HIP_VISIBLE_DEVICES CUDA_VISIBLE_DEVICES GPU_DEVICE_ORDINAL"
         lines.append(f'if [ -n "${{ROCR_VISIBLE_DEVICES:-}}" ]; then {others}; fi')
-    if job.environment.kind in ("apptainer", "singularity"):
-        lines.append('mkdir -p "$XDG_CACHE_HOME"')
+    if job.ranks > 1:
+        lines += TORCHRUN.splitlines()
+        if job.nodes > 1:
+            lines += ["status=$?", 'rm -rf -- "$caches" # of this node', 'return "$status"']
+    elif lines:
+        lines.append('exec "$@"')
     if not lines:
         return []
-    return ["on_node() {", *(f"  {line}" for line in lines), '  exec "$@"', "}", "export -f on_node"]
+    return ["# shellcheck disable=SC2317 # bash -c calls it", "on_node() {", *(f"  {line}" for line in lines), "}"]
 
 
 def _srun(job: Job) -> str:
@@ -67,13 +78,14 @@ def _srun(job: Job) -> str:
     if job.cpus_per_task is None:
         words.append("--cpu-bind=none")
     image = shlex.quote(place.image or "")
-    if place.kind == "pyxis":
-        words += [f"--container-image={image}", f"--container-mounts={','.join(_seen(place))}"]
-    elif place.kind == "edf":
+    if place.kind == "edf":
         words.append(f"--environment={image}")
     elif place.kind == "uenv":
         words += [f"--uenv={image}", "--view=default"]
-    return " ".join(words)
+    lines = [" ".join(words)]
+    if place.kind == "pyxis":
+        lines += [f"--container-image={image}", f'--container-mounts="{",".join(_seen(place))}"']
+    return FOLD.join(lines)
 
 
 def _before_container(place: Environment) -> list[str]:
@@ -89,16 +101,19 @@ def _container(place: Environment, vendor: str) -> str:
     """Started on the node. An AMD image brings its own ROCm: the host's (--rocm) would shadow it."""
     if place.kind not in ("apptainer", "singularity"):
         return ""
-    binds = [f"--bind {path}" for path in ('"$XDG_CACHE_HOME"', *_seen(place))]
-    words = [place.kind, "exec", *(["--nv"] if vendor == "nvidia" else []), *binds, shlex.quote(place.image or "")]
-    return " ".join(words)
+    words = [place.kind, "exec", *(["--nv"] if vendor == "nvidia" else [])]
+    binds = [f'--bind "{path}"' for path in _seen(place)]
+    return FOLD.join([" ".join(words), *binds, shlex.quote(place.image or "")])
 
 
 def _seen(place: Environment) -> list[str]:
-    """Folders for the container, each as FROM:TO."""
-    own = [shlex.quote(path if ":" in path else f"{path}:{path}") for path in place.binds]
-    package = shlex.quote(f"{place.package}:{IN_CONTAINER}/clusterlm")
-    return ['"$run:$run"', '"$HF_HOME:$HF_HOME"', package, *own]
+    """Folders for the container, each as FROM:TO, as they stand between double quotes."""
+    own = [_literal(path if ":" in path else f"{path}:{path}") for path in place.binds]
+    return ["$run:$run", "$HF_HOME:$HF_HOME", f"{_literal(place.package)}:{IN_CONTAINER}/clusterlm", *own]
+
+
+def _literal(text: str) -> str:
+    return re.sub(r'([\\"`$])', r"\\\1", text)
 
 
 def _worker(job: Job) -> list[str]:
@@ -110,7 +125,7 @@ def _worker(job: Job) -> list[str]:
     ranks = f"--nnodes={job.nodes} --nproc-per-node={job.ranks_per_node} --max-restarts=0"
     if job.nodes == 1:
         return [f"{python} -m torch.distributed.run --standalone {ranks}", worker]
-    meeting = '--rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"'
+    meeting = '--master-addr="$first" --master-port="$port" --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"'
     return [f"{python} -m torch.distributed.run {ranks}", meeting, worker]
 
 
@@ -120,4 +135,4 @@ def _python(place: Environment) -> str:
         return '"$python"'
     linked = place.kind in ("edf", "uenv")
     path = f'"{LINKED}"' if linked else IN_CONTAINER
-    return f"env PYTHONPATH={path} PYTHONNOUSERSITE=1 {shlex.quote(place.python)}"
+    return f"env PYTHONPATH={path} PYTHONNOUSERSITE=1{FOLD}{shlex.quote(place.python)}"

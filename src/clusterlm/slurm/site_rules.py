@@ -28,7 +28,7 @@ def refuse(cluster: Cluster, job: Job) -> None:
         raise UsageError(f"{cluster.name} has no {job.node_type!r} in {job.partition!r}", hint=f"there is {there}")
     for problem, where in _too_much(cluster, job, cluster.partitions[job.partition], cluster.nodes[job.node_type]):
         raise UsageError(f"{cluster.name}, {job.partition}: {problem}", where=where)
-    for problem, where in (*_contradictions(job), *_unusable_container(job)):
+    for problem, where in (*_contradictions(job, cluster.nodes[job.node_type].unit), *_unusable_container(job)):
         raise UsageError(problem, where=where)
     if cluster.request.account and account_of(cluster, job) is None and not has(job.options, "account"):
         raise UsageError(
@@ -62,7 +62,7 @@ def _too_much(cluster: Cluster, job: Job, part: Partition, node: NodeType) -> It
             yield f"a node has {there:g} {what}, not {asked}", where
 
 
-def _contradictions(job: Job) -> Iterator[tuple[str, str]]:
+def _contradictions(job: Job, unit: str) -> Iterator[tuple[str, str]]:
     if job.tasks is not None and (not job.tasks or min(job.tasks) < 0 or len(set(job.tasks)) < len(job.tasks)):
         yield "an array has tasks, each of them once, numbered from 0", "--shards"
     if job.tasks_at_once is not None and (job.tasks is None or job.tasks_at_once < 1):
@@ -74,7 +74,8 @@ def _contradictions(job: Job) -> Iterator[tuple[str, str]]:
             need = f"the worker needs {show_slurm_time(job.signal_seconds)} to stop"
             yield f"{show_slurm_time(job.seconds)} is too short: {need}", "--time"
     if job.run is not None and not 1 <= job.ranks_per_node <= job.gpus_per_node:
-        yield f"{job.ranks_per_node} processes cannot share {job.gpus_per_node} GPUs of a node", "--gpus-per-node"
+        gpus = f"{job.gpus_per_node} {unit}{'s' if job.gpus_per_node > 1 else ''}"
+        yield f"{job.ranks_per_node} processes cannot share {gpus} of a node", "--gpus-per-node"
 
 
 def _unusable_container(job: Job) -> Iterator[tuple[str, str]]:
