@@ -176,7 +176,7 @@ def clusterlm_job(work: Work) -> Answers:
         output = Path(folder) / "answers.jsonl"
         asked = {"model": str(work.folder / "model"), "input": str(work.folder / "requests.jsonl")}
         spec = make_spec({**asked, "output": str(output)})
-        run_job(prepare(spec, lambda: find_model(spec.model), restart=False).run, lambda _: None, lambda: False)
+        run_job(prepare(spec, lambda: find_model(spec.model), restart=False).run, lambda _: None, lambda: None)
         tokenizer = AutoTokenizer.from_pretrained(work.folder / "model")
         lines = [json.loads(line) for line in output.read_text().splitlines()]
     texts = {int(line["custom_id"]): line["response"]["body"]["choices"][0]["text"] for line in lines}

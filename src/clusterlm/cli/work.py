@@ -13,8 +13,10 @@ from types import FrameType
 import click
 
 from clusterlm.cli.models import find
+from clusterlm.runs.folder import folder_for
 from clusterlm.runs.launch import Prepared, prepare
 from clusterlm.runs.progress import Progress
+from clusterlm.runs.submit import refuse_second
 from clusterlm.spec import STANDARD_STREAM, GenerateSpec
 from clusterlm.units import show_seconds
 
@@ -25,6 +27,7 @@ SHOWN_FAILURES = 3
 
 def work(spec: GenerateSpec, *, restart: bool = False) -> int:
     """Prepare the run and work on it; the exit status."""
+    refuse_second(folder_for(spec))
     prepared = prepare(spec, lambda: find(spec), restart=restart)
     if prepared.finished_before:
         _say(f"{prepared.finished_before:,} of {prepared.requests:,} records are done already; continuing")
@@ -35,7 +38,7 @@ def work(spec: GenerateSpec, *, restart: bool = False) -> int:
         if prepared.finished_before < prepared.requests:
             _say(f"loading {spec.model}")
         try:
-            progress = run_job(prepared.run, screen.show, lambda: bool(stop))
+            progress = run_job(prepared.run, screen.show, lambda: stop[0].name if stop else None)
         except Interrupted:
             screen.end()
             _say(f"interrupted ({stop[0].name}); finished records are safe. The same command continues.")
@@ -100,7 +103,7 @@ def _report(spec: GenerateSpec, prepared: Prepared, progress: Progress) -> None:
     if progress.failed:
         from clusterlm.records.log import ResultLog
 
-        with ResultLog(prepared.run.results, read_only=True) as log:
+        with ResultLog(None, prepared.run.result_files()) as log:
             for result in log.failures(SHOWN_FAILURES):
                 _say(f"  failed: {result.id}: {result.error}")
         if progress.failed > SHOWN_FAILURES:

@@ -156,9 +156,6 @@ class RunFolder:
                 folder.mkdir()
                 return folder
 
-    def write_progress(self, attempt: Path, progress: Progress) -> None:
-        write_json(attempt / "progress.json", asdict(progress))
-
     def write_finished(self, progress: Progress) -> None:
         write_json(self.path / "finished.json", {"finished": _now(), **asdict(progress)})
 
@@ -227,7 +224,8 @@ def open_run(run: RunFolder, asked: Asked, *, restart: bool) -> int:
 def _count_results(run: RunFolder) -> int:
     files = run.result_files()
     if files == [run.results]:  # each line is one: quicker than to read what they say
-        return run.results.read_bytes().count(b"\n")
+        with open(run.results, "rb") as results:
+            return sum(1 for _ in results)
     with ResultLog(None, files) as log:
         return len(log)
 

@@ -1,57 +1,129 @@
-"""`python -m clusterlm.worker RUN`: works on a run folder; what a job script calls. Plain lines on standard error."""
+"""`python -m clusterlm.worker RUN`: works on a run folder; what a job script calls. Plain lines on standard error.
+
+Exit status: 0 done; 3 done, some records failed; 75 no time for the rest; 128 + signal; 1 or 2 an error to be mended;
+70 an unexpected one. Of several ranks each that did not fail exits with 0, for torchrun ends all when one does not.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-import threading
 import time
+import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from clusterlm.errors import ClusterlmError
+from clusterlm.runs.attempt import Attempt, attempt_of_this_job
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.progress import Progress
-from clusterlm.worker.job import Interrupted, run_job
+from clusterlm.worker.outcome import Outcome, failed, finished, stopped
+from clusterlm.worker.place import Place
+from clusterlm.worker.ranks import Ranks, ranks_of_this_job, share_node
+from clusterlm.worker.signals import Signals
+
+if TYPE_CHECKING:
+    from clusterlm.worker.meeting import Meeting
 
 SECONDS_BETWEEN_LINES = 10
-SOME_FAILED = 3
+NOT_BEGUN = Progress(requests=0, done=0, failed=0, new_results=0, new_tokens=0, seconds=0)
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         _say("usage: python -m clusterlm.worker RUN")
         return 2
-    stop = threading.Event()
-    received = [signal.SIGTERM]
-
-    def ask_to_stop(number: int, frame: object) -> None:
-        received[0] = signal.Signals(number)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask_to_stop)
+    signals = Signals()
+    signals.install()
     try:
-        progress = run_job(RunFolder(Path(arguments[0])), _Lines().show, stop.is_set)
-    except Interrupted:
-        _say("interrupted; the same command continues")
-        return 128 + received[0]
+        attempt = attempt_of_this_job()
     except ClusterlmError as problem:
         _say(f"error: {problem}")
         return problem.exit_code
-    return SOME_FAILED if progress.failed else 0
+    process = _Process(RunFolder(Path(arguments[0])), attempt, signals)
+    signals.leave_by(process.leave)
+    return process.run()
 
 
-class _Lines:
-    """A line now and then: a job's log is read as a file."""
+class _Process:
+    """One process of a job, or one that was started by hand."""
 
-    def __init__(self) -> None:
-        self._last = 0.0
+    def __init__(self, run: RunFolder, attempt: Attempt | None, signals: Signals) -> None:
+        self.ranks = ranks_of_this_job() if attempt is not None else Ranks()
+        self.place = Place(run, attempt, self.ranks)
+        self.signals = signals
+        self.meeting: Meeting | None = None
+        self.progress = NOT_BEGUN
+        self._told = 0.0
 
-    def show(self, progress: Progress) -> None:
-        finished = progress.done + progress.failed == progress.requests
-        if finished or time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
+    def run(self) -> int:
+        try:
+            outcome = self._work()
+        except ClusterlmError as problem:
+            _say(f"error: {problem}")
+            outcome = failed(problem, self.progress)
+        except Exception as problem:  # noqa: BLE001 whatever it was, the job must be able to say it
+            traceback.print_exc()
+            outcome = failed(problem, self.progress)
+        self._write(outcome)
+        if self.meeting is not None and outcome.outcome != "failed":
+            self.meeting.leave()
+        return self._exit_status(outcome)
+
+    def leave(self, number: signal.Signals) -> NoReturn:
+        """At once: nothing was begun, and importing or loading may take minutes."""
+        outcome = stopped(number.name, self.progress)
+        _say(f"stopped before it began: {number.name}")
+        self._write(outcome)
+        if self.meeting is not None:
+            self.meeting.tell(number)
+        os._exit(self._exit_status(outcome))
+
+    def _work(self) -> Outcome:
+        share_node(self.ranks)
+        # Importing torch takes seconds, and it reads then which devices it may use.
+        from clusterlm.worker.job import Interrupted, run_part
+
+        self._meet()
+        try:
+            done = run_part(self.place, self._show, self.signals.reason, self.signals.wait_for_step)
+        except Interrupted as stop:
+            _say(f"interrupted ({stop.reason}); finished records are safe, and the same command continues")
+            return stopped(stop.reason, self.progress)
+        if done.elsewhere:
+            others = "shards" if self.place.part.shards > 1 else "ranks"
+            _say(f"part done, {done.elsewhere:,} records are with other {others}")
+        return finished(done.progress)
+
+    def _meet(self) -> None:
+        if self.ranks.is_alone:
+            return
+        from clusterlm.worker.meeting import Meeting
+
+        self.meeting = Meeting(self.ranks, lambda: self.signals.first)
+        _say(self.meeting.place)
+
+    def _show(self, progress: Progress) -> None:
+        """A line now and then: a job's log is read as a file."""
+        self.progress = progress
+        is_finished = progress.done + progress.failed == progress.requests
+        if is_finished or time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
             _say(progress.line())
+
+    def _write(self, outcome: Outcome) -> None:
+        if self.place.attempt is None:
+            return
+        try:
+            outcome.write(self.place.attempt, self.ranks.rank)
+        except (ClusterlmError, OSError) as problem:
+            _say(f"how this process ended cannot be written down: {problem}")
+
+    def _exit_status(self, outcome: Outcome) -> int:
+        if not self.ranks.is_alone and outcome.outcome != "failed":
+            return 0
+        return outcome.exit_status
 
 
 def _say(text: str) -> None:

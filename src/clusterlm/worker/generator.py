@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clusterlm.records.request import Choice, Request, Result
 from clusterlm.spec import GenerateSpec
+from clusterlm.worker.admission import Admission
 from clusterlm.worker.completion import Completion
 from clusterlm.worker.loading import LoadedModel, load_model, load_tokenizer, own_sampling
 from clusterlm.worker.one_by_one import OneByOne
@@ -28,11 +29,15 @@ class Generator:
         # A tokenizer of its own: one object must not encode in the reading thread and decode in this one at a time.
         self.completion = Completion(load_tokenizer(model_path), self.model.end_tokens)
 
-    def results(self, requests: Iterable[Request]) -> Yielding[list[Result]]:
-        """What each step finished, often nothing; the order is that of finishing. Close it to stop early."""
+    def results(self, requests: Iterable[Request], admission: Admission | None = None) -> Yielding[list[Result]]:
+        """What each step finished, often nothing; the order is that of finishing. Close it to stop early.
+
+        Where `admission` closes, it ends with the records that were begun.
+        """
+        admission = admission or Admission()
         open_requests: dict[int, _OpenRequest] = {}
         failures: deque[Result] = deque()
-        window = Window(self._sequences(requests, open_requests, failures))
+        window = Window(self._sequences(requests, open_requests, failures), admission)
         engine = Scheduler if self.model.cohort_layers is not None else OneByOne
         try:
             for sequences in engine(self.model, window, self.completion.accept, self.spec.max_batch_tokens).run():
@@ -41,6 +46,7 @@ class Generator:
                     request = open_requests[sequence.request_index]
                     request.finished.append(sequence)
                     if request.is_complete:
+                        admission.finish(sequence.request_index)
                         finished.append(self._result(open_requests.pop(sequence.request_index)))
                 yield finished
             yield list(failures)

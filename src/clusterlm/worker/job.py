@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
-import queue
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from clusterlm.errors import RunError
 from clusterlm.records.log import ResultLog
 from clusterlm.records.output import write_output
-from clusterlm.records.request import Request, Result
+from clusterlm.records.request import Request
 from clusterlm.records.source import Source, open_source
+from clusterlm.runs.attempt import Part
 from clusterlm.runs.folder import Asked, RunFolder
 from clusterlm.runs.progress import Progress
 from clusterlm.spec import STANDARD_STREAM
+from clusterlm.worker.admission import Admission
 from clusterlm.worker.environment import describe_environment
 from clusterlm.worker.generator import Generator
+from clusterlm.worker.outcome import TIME_LIMIT
+from clusterlm.worker.place import Place
+from clusterlm.worker.tracker import Tracker
+from clusterlm.worker.writer import Writer
 
-SECONDS_BETWEEN_PROGRESS = 0.5
-SECONDS_BETWEEN_PROGRESS_FILES = 5
+ShouldStop = Callable[[], str | None]
+"""The name of the signal that asks for it; None: go on."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; all that finished is safe."""
+    """The work was asked to stop, or had no time left; all that finished is safe."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-def run_job(run: RunFolder, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Progress:
-    """Work until all requests have a result and the output is written; Interrupted when asked to stop before that."""
-    asked = run.read_asked()
-    with run.locked():
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A part of which every record has a result."""
+
+    progress: Progress
+    elsewhere: int
+    """Records of other parts that have none yet; with 0 the output is written."""
+
+
+def run_job(run: RunFolder, on_progress: Callable[[Progress], None], should_stop: ShouldStop) -> Progress:
+    """All of the run, as a process started by hand; Interrupted when asked to stop before its end."""
+    return run_part(Place(run), on_progress, should_stop).progress
+
+
+def run_part(
+    place: Place,
+    on_progress: Callable[[Progress], None],
+    should_stop: ShouldStop,
+    on_work: Callable[[], None] = lambda: None,
+) -> Done:
+    """Work until all records of the part have a result; who finds that all of the run have one writes the output.
+
+    `on_work` is called when the model is loaded, or needs no loading: from then on there is something to lose.
+    """
+    asked = place.run.read_asked()
+    with place.locked():
         source = open_source(
             asked.input_path,
             column=asked.spec.column,
@@ -38,44 +68,65 @@ def run_job(run: RunFolder, on_progress: Callable[[Progress], None], should_stop
             whole_file=asked.spec.whole_file,
             split=asked.spec.split,
         )
-        with ResultLog(run.results) as log:
-            tracker = _Tracker(run, asked, log, on_progress)
-            if len(log) < asked.requests:
-                _answer_missing(source, log, tracker, should_stop)
-            _write_answers(asked, source, log)
-        progress = tracker.progress()
-        run.write_finished(progress)
-    return progress
+        with ResultLog(place.results, place.results_of_others()) as log:
+            tracker = Tracker(place, asked.requests, log, on_progress)
+            if tracker.missing:
+                admission = Admission(place.ends, should_stop)
+                _answer_missing(asked, source, place.part, log, tracker, admission, on_work)
+            elif place.attempt is not None:
+                tracker.end()
+            on_work()
+            elsewhere = _finish(place, asked, source, log, tracker.progress())
+    return Done(tracker.progress(), elsewhere)
 
 
-def _answer_missing(source: Source, log: ResultLog, tracker: _Tracker, should_stop: Callable[[], bool]) -> None:
-    asked = tracker.asked
+def _answer_missing(
+    asked: Asked,
+    source: Source,
+    part: Part,
+    log: ResultLog,
+    tracker: Tracker,
+    admission: Admission,
+    on_work: Callable[[], None],
+) -> None:
+    _refuse_to_begin(admission)
     generator = Generator(asked.model_path, asked.spec)
-    if should_stop():
-        raise Interrupted
-    tracker.begin(generator)
-    writer = _Writer(log)
-    answers = generator.results(_missing(source, log))
+    on_work()
+    _refuse_to_begin(admission)
+    tracker.begin(describe_environment(asked, generator))
+    writer = Writer(log)
+    answers = generator.results(_missing(source, part, log), admission)
     try:
         for results in answers:
             writer.put(results)
             tracker.note(results)
-            if should_stop():
-                raise Interrupted
+            if reason := admission.must_stop():
+                raise Interrupted(reason)
     finally:
         answers.close()
         writer.close()
         tracker.end()
-    if len(log) != asked.requests:
+    if tracker.missing:
+        _refuse_to_begin(admission)
         hint = "was the input changed while the run was at work? --restart begins anew"
-        problem = f"{asked.requests:,} requests were counted, and there are {len(log):,} results"
+        progress = tracker.progress()
+        found = progress.done + progress.failed
+        problem = f"{progress.requests:,} requests were counted, and there are {found:,} results"
         raise RunError(problem, where=str(asked.input_path), hint=hint)
 
 
-def _missing(source: Source, log: ResultLog) -> Iterator[Request]:
-    """The requests without a result, a result being of the same request with the same content."""
+def _refuse_to_begin(admission: Admission) -> None:
+    """Interrupted where no record may be begun."""
+    if not admission.is_open():
+        raise Interrupted(admission.must_stop() or TIME_LIMIT)
+
+
+def _missing(source: Source, part: Part, log: ResultLog) -> Iterator[Request]:
+    """The part's requests without a result, a result being of the same request with the same content."""
     # The log grows in another thread meanwhile, but only by requests that were handed out here already.
     for request in source:
+        if request.index not in part:
+            continue
         if request.index not in log:
             yield request
         elif log.payload_hash(request.index) != request.payload_hash:
@@ -83,10 +134,25 @@ def _missing(source: Source, log: ResultLog) -> Iterator[Request]:
             raise RunError(f"record {request.id!r} is not what it was when it was answered", hint=hint)
 
 
-def _write_answers(asked: Asked, source: Source, log: ResultLog) -> None:
+def _finish(place: Place, asked: Asked, source: Source, log: ResultLog, progress: Progress) -> int:
+    """Write the output where every record of the run has a result; how many have none.
+
+    Of several processes that end together each may write it: each replaces the file whole, by the same bytes.
+    """
+    if len(log) >= asked.requests:
+        _write_answers(place.run, asked, source, log, progress)
+        return 0
+    with ResultLog(None, place.run.result_files()) as fresh:  # others have worked meanwhile
+        if len(fresh) < asked.requests:
+            return asked.requests - len(fresh)
+        _write_answers(place.run, asked, source, fresh, progress)
+    return 0
+
+
+def _write_answers(run: RunFolder, asked: Asked, source: Source, log: ResultLog, progress: Progress) -> None:
     spec = asked.spec
     to_stream = spec.output == STANDARD_STREAM
-    write_output(
+    written = write_output(
         None if to_stream else asked.output_path,
         source,
         log,
@@ -95,92 +161,8 @@ def _write_answers(asked: Asked, source: Source, log: ResultLog) -> None:
         model_name=asked.model_name,
         stream=sys.stdout if to_stream else None,
     )
-
-
-class _Writer:
-    """Appends in a thread of its own, so that the disk's waiting does not stop the computing."""
-
-    def __init__(self, log: ResultLog) -> None:
-        self._log = log
-        self._queue: queue.SimpleQueue[list[Result] | None] = queue.SimpleQueue()
-        self._problem: Exception | None = None
-        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
-        self._thread.start()
-
-    def put(self, results: list[Result]) -> None:
-        """Raises what stopped the writer: without a place for results there is no use in computing more."""
-        if self._problem is not None:
-            raise self._problem
-        if results:
-            self._queue.put(results)
-
-    def close(self) -> None:
-        """Wait until all is on the disk."""
-        self._queue.put(None)
-        self._thread.join()
-        if self._problem is not None and sys.exc_info()[1] is not self._problem:
-            raise self._problem
-
-    def _work(self) -> None:
-        while (results := self._queue.get()) is not None:
-            ended = False
-            while not self._queue.empty():  # one sync for all that came meanwhile
-                more = self._queue.get()
-                ended = more is None
-                results += more or []
-            try:
-                self._log.append(results)
-            except Exception as problem:  # noqa: BLE001 put() and close() raise it in the thread that can stop the work
-                self._problem = problem
-                return
-            if ended:
-                return
-
-
-class _Tracker:
-    """Counts, and tells the listener and the run folder now and then."""
-
-    def __init__(self, run: RunFolder, asked: Asked, log: ResultLog, on_progress: Callable[[Progress], None]) -> None:
-        self.run = run
-        self.asked = asked
-        self._on_progress = on_progress
-        self._failed = log.failed_count
-        self._done = len(log) - log.failed_count
-        self._new_results = 0
-        self._new_tokens = 0
-        self._started = self._told = self._filed = time.monotonic()
-        self._stopped: float | None = None
-
-    def begin(self, generator: Generator) -> None:
-        self._attempt = self.run.begin_attempt(describe_environment(self.asked, generator))
-        self._started = self._told = self._filed = time.monotonic()
-        self._on_progress(self.progress())
-
-    def note(self, results: list[Result]) -> None:
-        for result in results:
-            self._failed += result.error is not None
-            self._done += result.error is None
-            self._new_tokens += sum(choice.completion_tokens for choice in result.choices)
-        self._new_results += len(results)
-        now = time.monotonic()
-        if now - self._told >= SECONDS_BETWEEN_PROGRESS:
-            self._told = now
-            self._on_progress(self.progress())
-        if now - self._filed >= SECONDS_BETWEEN_PROGRESS_FILES:
-            self._filed = now
-            self.run.write_progress(self._attempt, self.progress())
-
-    def end(self) -> None:
-        self._stopped = time.monotonic()
-        self._on_progress(self.progress())
-        self.run.write_progress(self._attempt, self.progress())
-
-    def progress(self) -> Progress:
-        return Progress(
-            requests=self.asked.requests,
-            done=self._done,
-            failed=self._failed,
-            new_results=self._new_results,
-            new_tokens=self._new_tokens,
-            seconds=(self._stopped or time.monotonic()) - self._started,
-        )
+    done = written.requests - written.failed
+    if (written.requests, written.failed) != (asked.requests, log.failed_count):
+        problem = f"{asked.requests:,} in, but {done:,} done + {written.failed:,} failed"
+        raise RunError(problem, where=str(run.path), hint="this is a mistake in clusterlm, please report it")
+    run.write_finished(replace(progress, requests=written.requests, done=done, failed=written.failed))

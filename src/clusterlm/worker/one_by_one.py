@@ -31,6 +31,8 @@ class OneByOne:
     def run(self) -> Iterator[list[Sequence]]:
         while sequences := self.waiting.take(1, 0):
             self._generate(sequences[0])
+            if sequences[0].finish_reason is None:
+                return  # it was asked to stop
             yield sequences
 
     @torch.inference_mode()
@@ -41,7 +43,7 @@ class OneByOne:
             attention_mask=torch.ones_like(ids),
             generation_config=GenerationConfig(max_new_tokens=sequence.max_new_tokens, do_sample=False, pad_token_id=0),
             logits_processor=LogitsProcessorList([_OurChoice(sequence, self.accept)]),
-            stopping_criteria=StoppingCriteriaList([_OurEnd(sequence)]),
+            stopping_criteria=StoppingCriteriaList([_OurEnd(sequence, self.waiting)]),
         )
 
 
@@ -61,9 +63,10 @@ class _OurChoice(LogitsProcessor):
 
 
 class _OurEnd(StoppingCriteria):
-    def __init__(self, sequence: Sequence) -> None:
+    def __init__(self, sequence: Sequence, waiting: Waiting) -> None:
         self.sequence = sequence
+        self.waiting = waiting
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        done = self.sequence.finish_reason is not None
+        done = self.sequence.finish_reason is not None or self.waiting.must_stop()
         return torch.full((input_ids.shape[0],), done, device=input_ids.device)

@@ -43,6 +43,9 @@ class Waiting(Protocol):
     def put_back(self, sequences: list[Sequence]) -> None:
         """These will be taken again, with the tokens they have by now."""
 
+    def must_stop(self) -> bool:
+        """Whether all is to be left as it is."""
+
 
 class Scheduler:
     def __init__(

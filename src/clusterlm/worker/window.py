@@ -6,6 +6,7 @@ import bisect
 import threading
 from collections.abc import Iterator
 
+from clusterlm.worker.admission import Admission
 from clusterlm.worker.sequence import Sequence
 
 PREFILL_TOKENS = 4096
@@ -17,12 +18,16 @@ MOST_ROWS = 512
 WINDOW_ROWS = 4096
 """Read ahead so far: among so many there are enough of every length."""
 
+SECONDS_BETWEEN_LOOKS = 0.2
+"""While it waits for the reading: at whether there is still time to begin."""
+
 
 class Window:
     """Sorted by length, shortest first. An exception of the source is raised to whoever takes next."""
 
-    def __init__(self, source: Iterator[Sequence]) -> None:
+    def __init__(self, source: Iterator[Sequence], admission: Admission) -> None:
         self._source = source
+        self._admission = admission
         self._sorted: list[Sequence] = []
         self._changed = threading.Condition()
         self._exhausted = False
@@ -32,15 +37,25 @@ class Window:
         self._thread.start()
 
     def take(self, room_tokens: int, spare_tokens: int) -> list[Sequence]:
-        """Some of similar length, each with `spare_tokens` to grow, at least one; [] when there are no more."""
+        """Some of similar length, each with `spare_tokens` to grow, at least one; [] when there are no more.
+
+        Where no record may be begun any more, only rows of those that were.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._exhausted or len(self._sorted) >= WINDOW_ROWS // 2)
+            while not self._is_filled and self._admission.is_open():
+                self._changed.wait(SECONDS_BETWEEN_LOOKS)
             if self._problem is not None:
                 raise self._problem
-            rows = _rows_that_fit([len(row.tokens) for row in self._sorted[:MOST_ROWS]], room_tokens, spare_tokens)
-            taken, self._sorted = self._sorted[:rows], self._sorted[rows:]
+            waiting = self._sorted
+            if not self._admission.is_open():
+                waiting = [row for row in waiting if self._admission.has_begun(row.request_index)]
+            rows = _rows_that_fit([len(row.tokens) for row in waiting[:MOST_ROWS]], room_tokens, spare_tokens)
+            taken = self._hand_out(waiting[:rows])
             self._changed.notify_all()
         return taken
+
+    def must_stop(self) -> bool:
+        return bool(self._admission.must_stop())
 
     def put_back(self, sequences: list[Sequence]) -> None:
         with self._changed:
@@ -53,6 +68,20 @@ class Window:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
+
+    @property
+    def _is_filled(self) -> bool:
+        return self._exhausted or len(self._sorted) >= WINDOW_ROWS // 2
+
+    def _hand_out(self, rows: list[Sequence]) -> list[Sequence]:
+        for row in rows:
+            self._admission.begin(row.request_index)
+        if rows == self._sorted[: len(rows)]:
+            self._sorted = self._sorted[len(rows) :]
+        else:
+            handed_out = set(map(id, rows))
+            self._sorted = [row for row in self._sorted if id(row) not in handed_out]
+        return rows
 
     def _fill(self) -> None:
         try:

@@ -65,7 +65,7 @@ def test_results_can_be_read_while_others_are_appended(tmp_path: Path) -> None:
         for index in range(5):
             log.append([result(index)])
             assert log.read(index) == result(index)
-        with ResultLog(tmp_path / "log", read_only=True) as reader:
+        with ResultLog(None, [tmp_path / "log"]) as reader:
             assert len(reader) == 5
 
 
@@ -101,8 +101,6 @@ def test_the_file_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="No such file or directory"):
         ResultLog(tmp_path / "missing" / "log")
-    with pytest.raises(RunError, match="No such file or directory"):
-        ResultLog(tmp_path / "log", read_only=True)
     with pytest.raises(RunError, match="Is a directory"):
         ResultLog(tmp_path)
 
@@ -155,7 +153,7 @@ def test_a_reader_leaves_a_torn_last_line_as_it_is(tmp_path: Path) -> None:
     path = filled(tmp_path / "log", result(0))
     path.write_bytes(path.read_bytes() + b'{"index": 1')
     before = path.read_bytes()
-    with ResultLog(path, read_only=True) as log:
+    with ResultLog(None, [path]) as log:
         assert len(log) == 1
     assert path.read_bytes() == before
 

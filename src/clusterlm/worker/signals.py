@@ -1,0 +1,42 @@
+"""The signals that ask to stop: obeyed between two steps, and before the first step at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Slurm sends USR1 where the batch script asks for a warning, TERM at a cancel, a preemption and the time limit."""
+
+
+class Signals:
+    """The first that came counts; those behind it do not break the clean stop that it began."""
+
+    def __init__(self) -> None:
+        self.first: signal.Signals | None = None
+        self._leave: Callable[[signal.Signals], object] | None = None
+
+    def install(self) -> None:
+        for number in ASKING_TO_STOP:
+            signal.signal(number, self._note)
+
+    def leave_by(self, leave: Callable[[signal.Signals], object]) -> None:
+        """Until there is something to lose: `leave` ends the process, in the midst of an import if need be."""
+        self._leave = leave
+        if self.first is not None:
+            leave(self.first)
+
+    def wait_for_step(self) -> None:
+        """From now on a signal is only noted."""
+        self._leave = None
+
+    def reason(self) -> str | None:
+        """The name of the signal that came."""
+        return self.first.name if self.first is not None else None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.first is None:
+            self.first = signal.Signals(number)
+            if self._leave is not None:
+                self._leave(self.first)
