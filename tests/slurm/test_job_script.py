@@ -64,6 +64,7 @@ if ranks > 1:
     distributed.all_reduce(total)
     say("sum", int(total), "from", socket.gethostbyname(socket.gethostname()))
 say("ready", os.environ.get("TORCHELASTIC_RUN_ID"), os.environ.get("SLURM_RESTART_COUNT", 0))
+say("caches", os.environ["XDG_CACHE_HOME"])
 if os.environ["DO"] == "die" and rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 if os.environ["DO"] == "wait":
@@ -269,6 +270,20 @@ def test_caches_are_on_the_node_and_gone_afterwards(lab: Lab, cluster: Cluster, 
     assert not Path(folder).exists()
 
 
+def test_on_amd_gpus_one_list_of_them_is_left(lab: Lab, cluster: Cluster, run: Path) -> None:
+    """Slurm writes CUDA_VISIBLE_DEVICES beside ROCR_VISIBLE_DEVICES where it does not know the maker, as in the lab."""
+    stub = run / "python"
+    stub.write_text(
+        '#!/bin/bash\ncase "$*" in *worker*) echo "${ROCR_VISIBLE_DEVICES-} ${CUDA_VISIBLE_DEVICES-none}";; esac\n'
+    )
+    stub.chmod(0o755)
+    nodes = {name: dataclasses.replace(node, gpu="mi250x") for name, node in cluster.nodes.items()}
+    wanted = job(run, python=str(stub), gpus_per_node=2)
+    number = lab.submit(script(dataclasses.replace(cluster, nodes=nodes), wanted))
+    lab.finish(number)
+    assert re.fullmatch(r"\d,\d none\n", log_of(run, number))
+
+
 # ---------------------------------------------------------------------------------------------------------------- ranks
 
 
@@ -285,12 +300,14 @@ def test_ranks_on_two_nodes_add_up_and_stop_together(lab: Lab, cluster: Cluster,
     wanted = job(run, package, "wait", nodes=2, gpus_per_node=2, ranks_per_node=2, cpus_per_task=4)
     number = lab.submit(script(cluster, wanted))
     until(lambda: log_of(run, number).count(": sum 10") == 4, seconds=120)  # 1 + 2 + 3 + 4
-    until(lambda: log_of(run, number).count(f": ready {number}.0 0") == 4)
+    until(lambda: log_of(run, number).count(f": ready {number}.0 0") == log_of(run, number).count("caches") == 4)
     assert len(set(re.findall(r"sum 10 from (\S+)", log_of(run, number)))) == 2
+    (caches,) = set(re.findall(r"caches (\S+)", log_of(run, number)))
     lab.run("scancel", "--signal=USR1", number)
     ended = lab.finish(number)
     log = log_of(run, number)
     assert (ended["JobState"], log.count("stopped by SIGUSR1")) == ("COMPLETED", 4), log
+    assert not Path(caches).exists()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,16 @@ def test_amd_gpus_are_not_hidden_by_a_second_list() -> None:
     assert "MIOPEN_USER_DB_PATH" in script(*CASES["lumi-array"])
     assert "VISIBLE_DEVICES" not in script(*CASES["roihu-array"])
     assert "CUDA_CACHE_PATH" in script(*CASES["roihu-array"])
+
+
+def test_a_port_that_is_taken_is_passed_over() -> None:
+    (line,) = [line for line in script(*CASES["lumi-ranks"]).splitlines() if line.startswith("while")]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = f"set -euo pipefail; first=127.0.0.1; port={port}; {line}; echo $port"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert int(done.stdout) > port
 
 
 def test_a_container_is_started_only_where_it_was_asked_for() -> None:
