@@ -201,7 +201,7 @@ def start_lab(
     folder, gpu_types = folder.expanduser().resolve(), gpu_types_of(nodes)
     if not 1 <= gpus <= MOST_GPUS:
         raise UsageError(f"a node has 1 to {MOST_GPUS} GPUs, not {gpus}", where="--gpus")
-    require_packages(network=mode == "netns", accounting=accounting)
+    require_packages(network=mode == "netns" or (mode is None and os.geteuid() == 0), accounting=accounting)
     make_folder(folder)
     chosen = mode or ("netns" if machines.can_make_machines() else "plain")
     loopback = loopback_of_this_machine() if chosen == "plain" else ""
@@ -226,9 +226,7 @@ def stop(layout: Layout) -> None:
     else:
         _end_jobs(layout)
     end(partial(processes_of, layout.folder), kindly_seconds=2)
-    for node in layout.nodes:
-        for cgroup in CGROUPS.glob(f"*/slurm_{node.name}"):
-            _remove_cgroup(cgroup)
+    _remove_cgroups(layout)
 
 
 def _clear(folder: Path) -> None:
@@ -261,6 +259,8 @@ def _prepare(layout: Layout, extra: str) -> None:
             device.symlink_to("/dev/null")
     for name, content in configuration_files(layout, extra).items():
         (folder / name).write_text(content)
+    for program in folder.glob("etc/task_prolog"):
+        program.chmod(0o755)
     if layout.accounting:
         layout.slurmdbd_conf.chmod(0o600)  # slurmdbd insists
     layout.write()
@@ -306,19 +306,24 @@ def _end_jobs(layout: Layout) -> None:
             while client.ask("squeue", "--noheader", seconds=5).strip() and time.monotonic() < deadline:
                 time.sleep(0.1)
     daemons.stop(layout, "slurmd")
-    end(lambda: [*daemons.daemons(layout, "slurmstepd"), *processes_of_jobs(layout.slurm_conf)], kindly_seconds=0)
+    end(lambda: [*daemons.daemons(layout, "slurmstepd"), *processes_of_jobs(layout.folder)], kindly_seconds=0)
 
 
 def _of_node(layout: Layout, node: Machine) -> list[Process]:
     """slurmd first, so that nobody is told of what happens to its jobs."""
     own = [process for process in processes_of(layout.folder) if process.machine == node.name]
-    return sorted(own, key=lambda process: process.program != "slurmd") + processes_of_jobs(
-        layout.slurm_conf, node.name
-    )
+    return sorted(own, key=lambda process: process.program != "slurmd") + processes_of_jobs(layout.folder, node.name)
 
 
-def _remove_cgroup(cgroup: Path) -> None:
-    """Empty once its processes are gone."""
-    for folder, _, _ in os.walk(cgroup, topdown=False):
-        with suppress(OSError):
-            Path(folder).rmdir()
+def _remove_cgroups(layout: Layout) -> None:
+    """Tried again for a while: a process that has ended is in its cgroup until somebody has asked how it ended."""
+    deadline = time.monotonic() + SECONDS_FOR_JOBS
+    names = [f"*/slurm_{node.name}" for node in layout.nodes]
+    while left := [cgroup for name in names for cgroup in CGROUPS.glob(name)]:
+        for cgroup in left:
+            for folder, _, _ in os.walk(cgroup, topdown=False):
+                with suppress(OSError):
+                    Path(folder).rmdir()
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)

@@ -26,6 +26,9 @@ def configuration_files(layout: Layout, extra: str = "") -> Mapping[str, str]:
         "etc/hosts": Path("/etc/hosts").read_text() + _lines(*_hosts(layout)),
         "etc/resolv.conf": "nameserver 127.0.0.1\n",  # answers at once that nobody is there: no job waits for a name
     }
+    if layout.mode == "plain":
+        files["daemons.conf"] = _lines(f"Include {layout.slurm_conf}", LISTEN_AT_HOME)
+        files["etc/task_prolog"] = f"#!/bin/sh\necho export SLURM_CONF={layout.slurm_conf}\n"
     if limited:
         files["cgroup.conf"] = _lines(*_settings(CGROUP))
     if layout.accounting:
@@ -44,6 +47,9 @@ def memory_is_limited() -> bool:
     return True
 
 
+LISTEN_AT_HOME = "CommunicationParameters=NoAddrCache,NoInAddrAny,NoCtldInAddrAny"
+"""Only on the address that this machine's name stands for. srun must not be so choosy: where that is 127.0.1.1, as on
+Debian, it is answered on 127.0.0.1. So daemons alone are told, and jobs do not inherit their configuration."""
 CGROUP = {
     "CgroupPlugin": "cgroup/v1",
     "CgroupAutomount": "no",
@@ -113,8 +119,8 @@ def _own(layout: Layout) -> dict[str, str]:
     folder, controller = layout.folder, layout.controller
     plain = layout.mode == "plain"
     host = socket.gethostname().split(".")[0] if plain else controller.name
-    # Only on the address of the host's name, which is this machine alone. In netns mode all addresses are the lab's.
-    listen = "NoAddrCache,NoInAddrAny,NoCtldInAddrAny" if plain else "NoAddrCache"
+    # In netns mode all addresses that a daemon has are the lab's.
+    listening = {"TaskProlog": f"{folder}/etc/task_prolog"} if plain else {"CommunicationParameters": "NoAddrCache"}
     return {
         "ClusterName": layout.cluster,
         "SlurmctldHost": f"{host}({controller.address})",
@@ -124,7 +130,7 @@ def _own(layout: Layout) -> dict[str, str]:
         "SlurmUser": layout.user,
         "SlurmdUser": layout.user,
         "AuthInfo": f"socket={layout.munge_socket}",
-        "CommunicationParameters": listen,
+        **listening,
         "SlurmctldPidFile": f"{folder}/run/slurmctld.pid",
         "SlurmdPidFile": f"{folder}/run/slurmd-%n.pid",
         "StateSaveLocation": f"{folder}/state",

@@ -36,13 +36,13 @@ def start_munged(layout: Layout) -> None:
 
 def start_slurmctld(layout: Layout) -> None:
     """Until it takes connections: a command that comes too early waits for a whole second."""
-    start(layout, "slurmctld", ["slurmctld", "-f", str(layout.slurm_conf)], layout.controller)
+    start(layout, "slurmctld", ["slurmctld", "-f", str(layout.daemons_conf)], layout.controller)
     takes_connections = partial(answers, socket.AF_INET, (layout.controller.address, layout.controller.port))
     wait_until(takes_connections, lambda: failed(layout, "slurmctld", "slurmctld does not answer"))
 
 
 def start_slurmd(layout: Layout, node: Machine) -> None:
-    start(layout, f"slurmd-{node.name}", ["slurmd", "-f", str(layout.slurm_conf), "-N", node.name], node)
+    start(layout, f"slurmd-{node.name}", ["slurmd", "-f", str(layout.daemons_conf), "-N", node.name], node)
 
 
 def start(layout: Layout, name: str, command: list[str], machine: Machine | None = None, **more: str) -> None:

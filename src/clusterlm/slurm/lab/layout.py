@@ -102,6 +102,11 @@ class Layout:
         return self.folder / "slurm.conf"
 
     @property
+    def daemons_conf(self) -> Path:
+        """What slurmctld and slurmd read."""
+        return self.folder / "daemons.conf" if self.mode == "plain" else self.slurm_conf
+
+    @property
     def slurmdbd_conf(self) -> Path:
         return self.folder / "slurmdbd.conf"
 
@@ -137,13 +142,12 @@ def read_layout(folder: Path) -> Layout | None:
     """Of the lab that is or was in this folder."""
     try:
         content: dict[str, Any] = json.loads(_file(folder).read_text())
-    except FileNotFoundError:
+        return Layout(**{**content, "folder": folder, "gpu_types": tuple(content["gpu_types"])})
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as problem:
-        raise SlurmError(f"cannot be read: {problem}", where=str(_file(folder))) from None
-    content["folder"] = folder
-    content["gpu_types"] = tuple(content["gpu_types"])
-    return Layout(**content)
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        hint = "if no process of that lab is left, remove its folder"
+        raise SlurmError(f"cannot be read: {problem!r}", where=str(_file(folder)), hint=hint) from None
 
 
 def gpu_types_of(nodes: str) -> tuple[str, ...]:

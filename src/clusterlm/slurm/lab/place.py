@@ -92,7 +92,7 @@ def loopback_of_this_machine() -> str:
         address = "nothing"
     if address == "nothing" or not ipaddress.ip_address(address).is_loopback:
         problem = f"this machine's name, {name}, stands for {address}: the lab's daemons would be open to the network"
-        hint = f"as root the lab has a network of its own; or give the name an address in /etc/hosts: 127.0.1.1 {name}"
+        hint = f"put the line '127.0.1.1 {name}' first into /etc/hosts; root of a whole machine needs none of this"
         raise SlurmError(problem, hint=hint)
     return address
 

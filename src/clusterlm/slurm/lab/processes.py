@@ -46,13 +46,13 @@ def processes_of(folder: Path) -> list[Process]:
     return found
 
 
-def processes_of_jobs(slurm_conf: Path, node: str | None = None) -> list[Process]:
+def processes_of_jobs(folder: Path, node: str | None = None) -> list[Process]:
     """That jobs of the lab started and that are this machine's processes; `node`: only of this one."""
     found = []
     for pid in _pids():
         settings = environment_of(pid)
         on = settings.get("SLURMD_NODENAME")  # slurmd sets it, and nobody has it on the login node
-        if on and settings.get("SLURM_CONF") == str(slurm_conf) and node in (None, on):
+        if on and Path(settings.get("SLURM_CONF", "")).parent == folder and node in (None, on):
             found.append(_process(pid, on))
     return found
 
