@@ -142,7 +142,7 @@ def _by_failure(evidence: Evidence, outcome: Mapping[str, Any]) -> Diagnosis | N
     if found.first is not None:
         return _diagnosis(found.first.cause, evidence, found.first)
     if found.consequence is not None:
-        return None
+        return _by_log(evidence) or _diagnosis(found.consequence.cause, evidence, found.consequence)
     return _in_its_own_words(evidence, said)
 
 
@@ -159,7 +159,8 @@ def _by_stop(evidence: Evidence, reason: str) -> Diagnosis:
         return _diagnosis(_row("stopped-in-time"), evidence, None, f"outcome: stopped ({reason})")
     signs = [sign for sign in signs_in(evidence.log_tail) if sign.cause.states]
     if signs:
-        return _diagnosis(signs[-1].cause, evidence, signs[-1])
+        last = next(sign for sign in signs if sign.begin == signs[-1].begin)
+        return _diagnosis(last.cause, evidence, last)
     return Diagnosis(
         "stopped",
         f"it was asked to stop ({reason}): all that was finished is safe",

@@ -34,6 +34,8 @@ class Cause:
     """Whether the same job once more may come further, with nothing mended."""
     follows: bool = False
     """What others say because the process with the true cause is gone."""
+    vague: bool = False
+    """Another cause in the same log says more."""
 
 
 def filled(text: str, fields: Mapping[str, str | None]) -> str:

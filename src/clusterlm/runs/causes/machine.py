@@ -81,6 +81,7 @@ MEMORY = (
         sentence="a process was killed (SIGKILL): by the kernel when the node's memory was full, or by somebody",
         fix='should it happen again, ask for more memory: --sbatch "--mem=64G" (clusterlm plan says how much it needs)',
         again="yes",
+        vague=True,
     ),
 )
 
@@ -180,6 +181,7 @@ BROKEN = (
         sentence="a library crashed (a fault in compiled code)",
         fix="try again; should it come back at the same place, another version of torch may help",
         again="yes",
+        vague=True,
     ),
 )
 

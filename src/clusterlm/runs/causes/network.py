@@ -40,6 +40,7 @@ HUB = (
         sentence="the hub has no such model, or does not show it to you[: {model}]",
         fix="check the spelling; a private model needs: hf auth login",
         again="no",
+        vague=True,
     ),
     Cause(
         key="not-in-cache",
@@ -86,6 +87,7 @@ HUB = (
         sentence="the node does not reach the internet",
         fix="fetch the model on a login node (hf download), with the same HF_HOME, and set HF_HUB_OFFLINE=1 in the job",
         again="no",
+        vague=True,
     ),
 )
 

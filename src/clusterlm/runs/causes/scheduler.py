@@ -57,7 +57,7 @@ ENDED = (
     ),
     Cause(
         key="cancelled",
-        signs=("slurmstepd: error: *** JOB … CANCELLED AT … ***",),
+        signs=("error: *** JOB … CANCELLED AT",),
         states=frozenset({"CANCELLED", "REVOKED"}),
         sentence="the job was cancelled[ by {cancelled_by}]",
         fix="clusterlm runs resume continues it: all that was finished is safe",
@@ -156,6 +156,7 @@ REFUSED = (
         sentence="Slurm refuses the job[: {why}]",
         fix="mend what it names; `sbatch --test-only job.sbatch` in the run's folder asks again",
         again="no",
+        vague=True,
     ),
 )
 

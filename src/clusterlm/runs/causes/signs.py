@@ -14,6 +14,8 @@ WARNING = re.compile(r"warning|thrown while requesting|^(\[rank\d+\]:)?\s*\[?W\d
 TRACEBACK = "Traceback (most recent call last):"
 RANK = re.compile(r"^\[(?:default\d+|rank\d+)\]: ?")
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(:|$)")
+SOURCE = re.compile(r"(\[(default|rank)\d+\]: ?)?[ \t]{4}")
+"""A line of the program, as a traceback quotes it."""
 LINES_WITH_NUMBERS = 4
 LONGEST_LINE = 1000
 
@@ -32,25 +34,29 @@ class Sign:
     def is_warning(self) -> bool:
         return bool(WARNING.search(self.line))
 
+    @property
+    def is_cause(self) -> bool:
+        return not self.is_warning and not self.cause.follows
+
 
 @dataclass(frozen=True)
 class Found:
     """What a log shows, by what counts for more."""
 
     first: Sign | None
-    """The earliest of those that are causes, not consequences."""
+    """The earliest of those that are causes, not consequences; a vague one only where there is no other."""
     consequence: Sign | None
     warning: Sign | None
     own_words: list[str]
-    """Lines with which exceptions ended that no row of the table knows, and the last line of all."""
+    """Lines with which exceptions ended that no row of the table knows."""
 
 
 def found_in(text: str) -> Found:
     signs = signs_in(text)
-    serious = [sign for sign in signs if not sign.is_warning]
+    causes = [sign for sign in signs if sign.is_cause]
     return Found(
-        first=next((sign for sign in serious if not sign.cause.follows), None),
-        consequence=next((sign for sign in serious if sign.cause.follows), None),
+        first=next((sign for sign in causes if not sign.cause.vague), causes[0] if causes else None),
+        consequence=next((sign for sign in signs if sign.cause.follows and not sign.is_warning), None),
         warning=next((sign for sign in signs if sign.is_warning), None),
         own_words=[line for line in _last_lines_of_tracebacks(text) if not signs_in(line)],
     )
@@ -58,33 +64,32 @@ def found_in(text: str) -> Found:
 
 def signs_in(text: str) -> list[Sign]:
     """The earliest first; of two in one line, the one of the higher row."""
-    found = [
-        Sign(cause, *_line_at(text, place)) for cause in CAUSES for sign in cause.signs for place in _places(text, sign)
-    ]
-    return sorted(found, key=lambda sign: (sign.begin, CAUSES.index(sign.cause)))
+    found = {
+        (begin, row) for row, cause in enumerate(CAUSES) for sign in cause.signs for begin in _lines_with(text, sign)
+    }
+    return [_sign(CAUSES[row], text, begin) for begin, row in sorted(found) if not SOURCE.match(text, begin)]
 
 
-def _places(text: str, sign: str) -> Iterator[int]:
-    """Where the sign's first part stands, and its others in the same line after it."""
+def _lines_with(text: str, sign: str) -> Iterator[int]:
+    """Where the lines begin that have all parts of the sign, in their order."""
     first, *others = sign.split(" … ")
     place = text.find(first)
     while place >= 0:
         end = text.find("\n", place)
         end = len(text) if end < 0 else end
-        rest = place + len(first)
+        rest = place
         for other in others:
-            rest = text.find(other, rest, end)
+            rest = text.find(other, rest + 1, end)
             if rest < 0:
                 break
         else:
-            yield place
+            yield text.rfind("\n", 0, place) + 1
         place = text.find(first, end)
 
 
-def _line_at(text: str, place: int) -> tuple[int, str, str]:
-    begin = text.rfind("\n", 0, place) + 1
+def _sign(cause: Cause, text: str, begin: int) -> Sign:
     lines = text[begin : begin + LINES_WITH_NUMBERS * LONGEST_LINE].split("\n", LINES_WITH_NUMBERS)
-    return begin, lines[0].strip(), "\n".join(lines[:LINES_WITH_NUMBERS])
+    return Sign(cause, begin, lines[0].strip(), "\n".join(lines[:LINES_WITH_NUMBERS]))
 
 
 def _last_lines_of_tracebacks(text: str) -> list[str]:

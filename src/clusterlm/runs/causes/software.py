@@ -55,6 +55,7 @@ ENVIRONMENT = (
         sentence="a Python package is missing on the node[: {package}]",
         fix="install it into the environment that the job uses: pip install[ {package}]",
         again="no",
+        vague=True,
     ),
     Cause(
         key="python-missing",
@@ -82,7 +83,13 @@ ENVIRONMENT = (
 BUILD = (
     Cause(
         key="wrong-architecture",
-        signs=("Exec format error", "wrong ELF class", "cannot execute binary file"),
+        signs=(
+            "Exec format error",
+            "wrong ELF class",
+            "cannot execute binary file",
+            "Importing the numpy C-extensions failed",
+            "No module named 'torch._C'",
+        ),
         numbers=(r"(?P<file>[^\s:']+): cannot execute binary", r"Exec format error: '(?P<file>[^']+)'"),
         sentence="a program or library was built for another kind of processor[: {file}]",
         fix="install the environment on a node of this kind: GH200 nodes need aarch64 wheels, login nodes may differ",
@@ -111,6 +118,7 @@ BUILD = (
         sentence="a shared library is missing on the node, or is of another version[: {library}]",
         fix="load the module that brings it (software.modules in the profile), or install wheels that bring their own",
         again="no",
+        vague=True,
     ),
 )
 
