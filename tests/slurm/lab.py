@@ -15,6 +15,7 @@ import pytest
 
 from clusterlm.errors import MissingPackage
 from clusterlm.slurm import lab as product
+from clusterlm.slurm.lab.layout import DEFAULT_GPUS, DEFAULT_NODES
 from clusterlm.slurm.lab.packages import require_packages
 from clusterlm.slurm.values import keys_and_values
 from tests.conftest import OWNER_OF_HOME
@@ -130,6 +131,8 @@ def start(
     tmp_path_factory: pytest.TempPathFactory,
     name: str,
     *,
+    nodes: str = DEFAULT_NODES,
+    gpus: int = DEFAULT_GPUS,
     accounting: bool = False,
     prepare: Callable[[Lab], None] = lambda lab: None,
 ) -> Lab:
@@ -137,7 +140,8 @@ def start(
     skip_without_slurm(accounting=accounting)
 
     def make(folder: Path) -> None:
-        started = product.start_lab(watched_folder() / "lab", accounting=accounting, extra=EXTRA)
+        folder_of_lab = watched_folder() / "lab"
+        started = product.start_lab(folder_of_lab, nodes=nodes, gpus=gpus, accounting=accounting, extra=EXTRA)
         started.write_profile()
         lab = Lab(started.folder)
         prepare(lab)

@@ -29,7 +29,7 @@ JOB = [
     click.option("--at-once", type=int, help="Most shards that run at the same time."),
     click.option("--max-attempts", type=int, help="Of a shard; an interrupted job is continued by the next.  [20]"),
     click.option("--max-hours", type=float, help="Of all attempts of a shard together."),
-    click.option("--container", is_flag=True, help="Work in the container that the site's profile names."),
+    click.option("--container", metavar="IMAGE", help="Work in it; 'site': the one that the cluster's profile names."),
     click.option("--sbatch", "options", multiple=True, metavar="OPTION", help='As it is: "--mail-type=END".'),
 ]
 OF_JOBS = (

@@ -11,9 +11,9 @@ from typing import Any
 
 from clusterlm.report.table import aligned
 from clusterlm.runs import journal
-from clusterlm.runs.past import attempts_of
 from clusterlm.runs.progress import Progress
 from clusterlm.runs.state import RunState
+from clusterlm.runs.told import attempts_of
 from clusterlm.slurm.jobs import JobStatus
 from clusterlm.units import show_seconds, show_slurm_time
 

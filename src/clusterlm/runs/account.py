@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clusterlm.runs import journal
 from clusterlm.runs.attempt import Attempt
 from clusterlm.runs.folder import RunFolder
+from clusterlm.runs.progress import Progress
+from clusterlm.runs.told import Told
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Account:
     gpu_seconds: float
 
 
-def account_of(run: RunFolder, attempts: Sequence[Attempt], requests: int) -> Account:
-    """`attempts`: those that were jobs."""
-    if finished := run.finished():
+def account_of(run: RunFolder, attempts: Sequence[Told], requests: int, finished: Progress | None) -> Account:
+    """`attempts`: those that were jobs; `finished`: the run's last account."""
+    if finished is not None:
         return Account(finished.requests, finished.done, finished.failed, _gpu_seconds(attempts))
     by_hand = run.progress_by_hand()
-    of_jobs = _latest_of_each_part(attempts)
+    of_jobs = _latest_of_each_part([one.attempt for one in attempts])
     parts = [(sum(part["done"] for part in of_jobs), sum(part["failed"] for part in of_jobs))]
     parts += [(by_hand.done, by_hand.failed)] if by_hand else []
     done, failed = max(parts, key=sum)
@@ -54,14 +54,8 @@ def _json(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _gpu_seconds(attempts: Sequence[Attempt]) -> float:
-    return sum(attempt.gpus * (last_sign(attempt) - attempt.began) for attempt in attempts)
-
-
-def last_sign(attempt: Attempt) -> float:
-    """Unix time of its end, or of the last file that it wrote."""
-    ended = [entry.time for entry in journal.read([attempt.journal]) if entry.event == "ended"]
-    return ended[0] if ended else min(time.time(), max(path.stat().st_mtime for path in attempt.path.iterdir()))
+def _gpu_seconds(attempts: Sequence[Told]) -> float:
+    return sum(one.attempt.gpus * one.seconds for one in attempts)
 
 
 def measured_seconds_per_record(attempts: Sequence[Attempt]) -> float | None:

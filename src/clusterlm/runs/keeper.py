@@ -15,8 +15,9 @@ from clusterlm.runs import journal
 from clusterlm.runs.attempt import Attempt, attempt_of_this_job
 from clusterlm.runs.chain import Past, why_not_continue
 from clusterlm.runs.folder import RunFolder
-from clusterlm.runs.past import Told, attempts_of, past_of, status_of, told, worst_outcome
+from clusterlm.runs.past import count_results, past_of, status_of, worst_outcome
 from clusterlm.runs.submission import Submission, comment_of, read_submission
+from clusterlm.runs.told import Told, attempts_of, told
 from clusterlm.slurm import queue
 from clusterlm.slurm.here import ThisJob, this_job
 from clusterlm.slurm.jobs import JobStatus
@@ -41,8 +42,21 @@ def begin(run: RunFolder, first_shard: int = 0) -> Attempt:
     if reason := why_not_continue(past, submission.caps):
         journal.note(attempt.journal, "given up", f"not continued: {reason}", job=here.id)
         raise RunError(f"not continued: {reason}", where=str(run.path), hint=f"clusterlm runs resume {run.name}")
-    _queue_successor(run, attempt, past, submission, jobs, first_shard)
+    at_work = _at_work(before, here.id, jobs)
+    _queue_successor(run, attempt, at_work or here.id, past, submission, jobs)
+    if at_work is not None:
+        said = f"job {at_work} works on this already"
+        journal.note(attempt.journal, "given up", said, job=here.id)
+        raise RunError(said, where=str(run.path), hint="nothing is lost: that job, or the one after it, finishes")
     return attempt
+
+
+def _at_work(before: Sequence[Attempt], job: str, jobs: tuple[JobStatus, ...] | None) -> str | None:
+    """Another job on the same shard. Slurm may start a successor although it puts the job before it into the queue
+    again; of the two, the one that began first works.
+    """
+    running = {status.id for status in jobs or () if status.state == "RUNNING"}
+    return next((one.job for one in before if one.job != job and one.job in running), None)
 
 
 def _jobs_or_none() -> tuple[JobStatus, ...] | None:
@@ -112,21 +126,22 @@ def _accounted(job: str) -> JobStatus | None:
 def _queue_successor(
     run: RunFolder,
     attempt: Attempt,
+    job: str,
     past: Sequence[Past],
     submission: Submission,
     jobs: tuple[JobStatus, ...] | None,
-    first_shard: int,
 ) -> None:
-    if waiting := _waiting_successor(run, attempt, jobs):
-        journal.note(attempt.journal, "successor", f"job {waiting} waits already", job=attempt.job, successor=waiting)
+    """Of `job`, which is this attempt's own but where another works on its shard."""
+    if waiting := _waiting_successor(run, attempt.shard, job, jobs):
+        said = f"job {waiting} waits already"
+        journal.note(attempt.journal, "successor", said, job=attempt.job, successor=waiting, after=job)
         return
     if len(past) + 1 >= submission.max_attempts:
         said = f"this is attempt {len(past) + 1} of {submission.max_attempts}, the last that is allowed"
         journal.note(attempt.journal, "no successor", said, job=attempt.job)
         return
-    options = [f"--dependency=afternotok:{attempt.job}", "--kill-on-invalid-dep=yes"]
-    if "_" in attempt.job:
-        options += [f"--array={attempt.shard - first_shard}"]
+    task = attempt.job.partition("_")[2]
+    options = [f"--dependency=afternotok:{job}", "--kill-on-invalid-dep=yes", *([f"--array={task}"] if task else [])]
     token = secrets.token_hex(4)
     try:
         number = queue.submit(run.script, *options, comment=comment_of(run, token))
@@ -134,23 +149,22 @@ def _queue_successor(
         said = f"no job to continue could be queued: {problem.problem}"
         journal.note(attempt.journal, "no successor", said, job=attempt.job)
         return
-    successor = f"{number}_{attempt.shard - first_shard}" if "_" in attempt.job else number
-    said = f"job {successor} goes on if this one does not come to its end"
-    journal.note(attempt.journal, "successor", said, job=attempt.job, successor=successor)
+    successor = f"{number}_{task}" if task else number
+    said = f"job {successor} goes on if {'this one' if job == attempt.job else f'job {job}'} does not come to its end"
+    journal.note(attempt.journal, "successor", said, job=attempt.job, successor=successor, after=job)
 
 
-def _waiting_successor(run: RunFolder, attempt: Attempt, jobs: tuple[JobStatus, ...] | None) -> str | None:
-    """Of the same job before Slurm put it back into the queue."""
-    earlier = [one for one in attempts_of(run, attempt.shard) if one.job == attempt.job and one != attempt]
+def _waiting_successor(run: RunFolder, shard: int, job: str, jobs: tuple[JobStatus, ...] | None) -> str | None:
+    """That `job` queued before Slurm put it back into the queue, or that was queued for it."""
     waiting = {status.id for status in jobs or () if status.is_pending}
-    names = [name for one in earlier for name in successors(one)]
-    return next((name for name in reversed(names) if name in waiting), None)
+    return next((name for name in reversed(successors(run, shard, job)) if name in waiting), None)
 
 
-def successors(attempt: Attempt) -> list[str]:
-    """Jobs that it queued to go on after it."""
-    entries = journal.read([attempt.journal])
-    return list(dict.fromkeys(entry.details["successor"] for entry in entries if entry.event == "successor"))
+def successors(run: RunFolder, shard: int, job: str) -> list[str]:
+    """Jobs that were queued to go on after `job`."""
+    entries = journal.read(one.journal for one in attempts_of(run, shard))
+    found = [entry.details for entry in entries if entry.event == "successor"]
+    return list(dict.fromkeys(details["successor"] for details in found if details["after"] == job))
 
 
 def end(run: RunFolder, status: int) -> int:
@@ -162,7 +176,7 @@ def end(run: RunFolder, status: int) -> int:
     journal.note(attempt.journal, "ended", _end_said(run, attempt, final), job=attempt.job, exit_status=final)
     past = [past_of(run, one, None) for one in told(attempts_of(run, attempt.shard))]
     reason = "its work is done" if final in DONE else why_not_continue(past, read_submission(run).caps)
-    waiting = successors(attempt)
+    waiting = successors(run, attempt.shard, attempt.job)
     if reason is not None and waiting:
         queue.cancel(waiting)
         said = f"job {', '.join(waiting)} is not needed: {reason}"
@@ -185,7 +199,7 @@ def _final_status(attempt: Attempt, status: int) -> int:
 
 def _end_said(run: RunFolder, attempt: Attempt, status: int) -> str:
     worst = worst_outcome(attempt) or {}
-    new = sum(int(outcome["new_results"]) for outcome in attempt.outcomes())
+    new = count_results(attempt)
     how = {"stopped": f"stopped ({worst.get('reason')})", "failed": f"failed: {worst.get('problem')}"}
     said = how.get(str(worst.get("outcome")), "done" if status in DONE else f"ended with exit status {status}")
     whole = "; the run is finished" if run.finished() else ""

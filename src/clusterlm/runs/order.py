@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 from clusterlm.cluster import Cluster
 from clusterlm.errors import RunError, UsageError
@@ -18,9 +18,11 @@ from clusterlm.records.request import Request
 from clusterlm.records.source import open_source
 from clusterlm.runs.account import measured_seconds_per_record
 from clusterlm.runs.folder import Asked, RunFolder
-from clusterlm.runs.past import attempts_of
 from clusterlm.runs.request import job_of
 from clusterlm.runs.submission import Submission
+from clusterlm.runs.told import attempts_of
+from clusterlm.slurm.environment import Environment, in_container
+from clusterlm.slurm.header import log_path
 from clusterlm.slurm.job import Job
 from clusterlm.slurm.script import script
 from clusterlm.units import show_bytes
@@ -31,6 +33,8 @@ LOOKED_AT = 1000
 """Requests from whose length that of all is guessed."""
 QUANTISED = {"none": None, "int8": "int8", "nf4": "nf4-dq"}
 """What a plan calls it: the worker's nf4 quantises the scales too."""
+SITES_OWN = "site"
+"""As --container: the one that the profile names."""
 SIGNAL_SHARE = 20
 """The signal to stop comes this part of the time limit before its end,"""
 SIGNAL_SECONDS = (10, 120)
@@ -55,8 +59,8 @@ class Terms:
     """Of all attempts of a shard together."""
     options: tuple[str, ...] = ()
     """For sbatch, as they are."""
-    container: bool = False
-    """Work in the site's container."""
+    container: str | None = None
+    """Image to work in; "site": the one that the cluster's profile names."""
 
     def __post_init__(self) -> None:
         for name in ("seconds", "shards", "shard_seconds", "at_once", "max_attempts", "max_seconds"):
@@ -91,7 +95,7 @@ def order(asked: Asked, run: RunFolder, cluster: Cluster, shape: ModelShape, pla
     if shards > 1:
         found = plan(search, cluster, replace(wishes, records=math.ceil(asked.requests / shards)))
     best = _best(found, asked)
-    job = _job(best, asked, run, shards, terms)
+    job = replace(_job(best, asked, run, shards, terms), environment=_environment(cluster, asked, terms))
     submission = Submission(
         cluster=cluster.name,
         model=asked.model_name,
@@ -163,6 +167,23 @@ def _best(found: Plan, asked: Asked) -> Candidate:
     raise RunError(f"does not fit on {name}: {closest.item} on {closest.place.node_name}{lack}", hint=hint)
 
 
+def _environment(cluster: Cluster, asked: Asked, terms: Terms) -> Environment:
+    """That of this process, but where a container is asked for."""
+    if terms.container is None:
+        return Environment()
+    software = cluster.software
+    image = software.container if terms.container == SITES_OWN and software else terms.container
+    if image is None or image == SITES_OWN:
+        hint = "--container IMAGE, or leave it out"
+        raise UsageError(f"the profile of {cluster.name} names no container", where="--container site", hint=hint)
+    model = asked.model_path.absolute()
+    if model.parent.name == "snapshots":  # of the hub's cache: links into the folder beside it
+        model = model.parents[1]
+    folders = dict.fromkeys((model, asked.input_path.absolute().parent, asked.output_path.absolute().parent))
+    binds = (*(software.binds if software else ()), *map(str, folders))
+    return in_container(image, package=str(Path(__file__).parents[1]), binds=binds)
+
+
 def _job(best: Candidate, asked: Asked, run: RunFolder, shards: int, terms: Terms) -> Job:
     seconds = terms.seconds or best.duration.asked
     plain = job_of(best, asked.model_name)
@@ -177,19 +198,8 @@ def _job(best: Candidate, asked: Asked, run: RunFolder, shards: int, terms: Term
         tasks_at_once=terms.at_once,
         seconds=seconds,
         signal_seconds=min(longest, max(shortest, seconds // SIGNAL_SHARE)),
-        output=str(run.log_of("%A_%a" if shards > 1 else "%j")),
+        output=log_path(str(run.path), range(shards) if shards > 1 else None),
         account=terms.account,
         qos=terms.qos,
         options=terms.options,
     )
-
-
-def ranges(tasks: Sequence[int]) -> str:
-    """As --array takes them: 0-5,7."""
-    parts: list[list[int]] = []
-    for task in tasks:
-        if parts and task == parts[-1][1] + 1:
-            parts[-1][1] = task
-        else:
-            parts.append([task, task])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)

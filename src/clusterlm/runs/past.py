@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from clusterlm.runs import journal
-from clusterlm.runs.account import last_sign
-from clusterlm.runs.attempt import Attempt, read_attempt
+from clusterlm.runs.attempt import Attempt
 from clusterlm.runs.chain import Past
 from clusterlm.runs.diagnosis import Evidence, diagnose
 from clusterlm.runs.folder import RunFolder
+from clusterlm.runs.told import Told
 from clusterlm.slurm.jobs import JobStatus
 from clusterlm.units import show_slurm_time
 
 TAIL_BYTES = 64 * 1024
 """Of a job's log: the end of it says why it ended."""
-BY_SIGNAL = 128
-"""A process that ends with a status above this was stopped by a signal: who sent it, only Slurm knows."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """An attempt and what is written of its end; both None for one that was cut off or still runs."""
-
-    attempt: Attempt
-    ended: journal.Entry | None
-    learned: journal.Entry | None
-
-    @property
-    def wants_asking(self) -> bool:
-        """Whether Slurm knows more of its end than the attempt itself."""
-        if self.learned is not None:
-            return False
-        return self.ended is None or self.ended.details["exit_status"] > BY_SIGNAL
-
-
-def attempts_of(run: RunFolder, shard: int | None = None) -> list[Attempt]:
-    """Those that were jobs, the earliest first."""
-    folders = [path for path in run.attempts() if (path / "attempt.json").exists()]
-    attempts = [read_attempt(path) for path in folders]
-    return [one for one in attempts if shard is None or one.shard == shard]
-
-
-def told(attempts: Sequence[Attempt]) -> list[Told]:
-    entries = {one.path: journal.read([one.journal]) for one in attempts}
-    learned = {
-        entry.details["attempt"]: entry for found in entries.values() for entry in found if entry.event == "learned"
-    }
-    return [
-        Told(one, next((entry for entry in entries[one.path] if entry.event == "ended"), None), learned.get(one.number))
-        for one in attempts
-    ]
 
 
 def past_of(run: RunFolder, one: Told, status: JobStatus | None) -> Past:
@@ -60,7 +22,6 @@ def past_of(run: RunFolder, one: Told, status: JobStatus | None) -> Past:
     attempt, details = one.attempt, one.learned.details if one.learned else {}
     state = status.state if status else details.get("state")
     cancelled_by = status.cancelled_by if status else details.get("cancelled_by")
-    ended = details.get("ended") or last_sign(attempt)
     new_results = count_results(attempt)
     evidence = Evidence(
         state=state,
@@ -78,7 +39,7 @@ def past_of(run: RunFolder, one: Told, status: JobStatus | None) -> Past:
     )
     return Past(
         attempt=attempt,
-        seconds=max(0.0, ended - attempt.began),
+        seconds=one.seconds,
         new_results=new_results,
         state=state,
         cancelled_by=cancelled_by,

@@ -9,11 +9,12 @@ from typing import Any, Literal
 from clusterlm.errors import SlurmError
 from clusterlm.runs import journal
 from clusterlm.runs.account import Account, account_of
-from clusterlm.runs.attempt import Attempt
 from clusterlm.runs.diagnosis import Diagnosis
 from clusterlm.runs.folder import RunFolder
-from clusterlm.runs.past import attempts_of, past_of, status_of, told
+from clusterlm.runs.past import past_of, status_of
+from clusterlm.runs.progress import Progress
 from clusterlm.runs.submission import Submission, read_submission, was_submitted
+from clusterlm.runs.told import Told, attempts_of, told
 from clusterlm.slurm import queue
 from clusterlm.slurm.jobs import JobStatus
 from clusterlm.slurm.reasons import words
@@ -57,11 +58,17 @@ class _Files:
     run: RunFolder
     asked: dict[str, Any]
     submission: Submission | None
-    attempts: list[Attempt]
+    attempts: list[Told]
     entries: list[journal.Entry] = field(repr=False)
     numbers: frozenset[str]
     """Of its jobs, that of an array once."""
-    is_finished: bool
+    finished: Progress | None
+
+    @property
+    def over(self) -> set[str]:
+        """Jobs that said themselves how they ended, in their last attempt."""
+        latest = {one.attempt.job: one for one in self.attempts}
+        return {job for job, one in latest.items() if one.ended is not None}
 
 
 def states(runs: Iterable[RunFolder]) -> tuple[list[RunState], str | None]:
@@ -88,8 +95,9 @@ def state_of(run: RunFolder) -> tuple[RunState, str | None]:
 
 def _files(run: RunFolder) -> _Files:
     submission = read_submission(run) if was_submitted(run) else None
-    attempts = attempts_of(run) if submission else []
-    entries = journal.read([run.journal, *(attempt.journal for attempt in attempts)]) if submission else []
+    attempts = told(attempts_of(run)) if submission else []
+    of_jobs = [entry for one in attempts for entry in one.entries]
+    entries = sorted([*journal.read([run.journal]), *of_jobs], key=lambda entry: entry.time) if submission else []
     return _Files(
         run=run,
         asked=run.read(),
@@ -97,7 +105,7 @@ def _files(run: RunFolder) -> _Files:
         attempts=attempts,
         entries=entries,
         numbers=numbers_in(entries),
-        is_finished=run.finished() is not None,
+        finished=run.finished(),
     )
 
 
@@ -110,8 +118,7 @@ def numbers_in(entries: Iterable[journal.Entry]) -> frozenset[str]:
 
 def _may_be_active(one: _Files) -> bool:
     """A finished run whose jobs all said so needs no asking."""
-    over = {entry.job for entry in one.entries if entry.event == "ended"}
-    return not (one.is_finished and all(attempt.job in over for attempt in one.attempts))
+    return not (one.finished and all(told.attempt.job in one.over for told in one.attempts))
 
 
 def _forgotten(open_runs: Sequence[_Files], jobs: Sequence[JobStatus]) -> list[str]:
@@ -119,10 +126,9 @@ def _forgotten(open_runs: Sequence[_Files], jobs: Sequence[JobStatus]) -> list[s
     known = {job.id for job in jobs}
     found = []
     for one in open_runs:
-        over = {entry.job for entry in one.entries if entry.event == "ended"}
-        if not one.is_finished:
-            began = [attempt.job for attempt in one.attempts] or sorted(one.numbers)
-            found += [job for job in began if job not in over and job not in known]
+        if not one.finished:
+            began = [told.attempt.job for told in one.attempts] or sorted(one.numbers)
+            found += [job for job in began if job not in one.over and job not in known]
     return list(dict.fromkeys(found))
 
 
@@ -133,7 +139,7 @@ def active(one: Iterable[str], jobs: Sequence[JobStatus]) -> tuple[JobStatus, ..
 
 
 def _state(one: _Files, jobs: Sequence[JobStatus], ended: Sequence[JobStatus], silent: str | None) -> RunState:
-    account = account_of(one.run, one.attempts, int(one.asked["requests"]))
+    account = account_of(one.run, one.attempts, int(one.asked["requests"]), one.finished)
     there = active(one.numbers, jobs)
     plain = RunState(
         run=one.run,
@@ -148,7 +154,7 @@ def _state(one: _Files, jobs: Sequence[JobStatus], ended: Sequence[JobStatus], s
         return replace(plain, state=one.run.state())
     if there:
         return _with_slurm(plain)
-    if one.is_finished:
+    if one.finished:
         return replace(plain, state="finished")
     if silent:
         return replace(plain, said=f"not known: {silent}")
@@ -174,13 +180,8 @@ def _over(state: RunState, one: _Files, statuses: Sequence[JobStatus]) -> RunSta
         last = next((status for status in statuses if status.id.split("_")[0] in one.numbers), None)
         said = f"job {last.id} ended before it began: {last.state}" if last else "no job of it is with Slurm"
         return replace(state, state="cancelled" if last and last.state == "CANCELLED" else "interrupted", said=said)
-    latest = {entry.shard: entry for entry in one.attempts}  # of each shard the last
-    pasts = [
-        past_of(one.run, alone, status_of(attempt.job, statuses))
-        for attempt in latest.values()
-        for alone in told(one.attempts)
-        if alone.attempt == attempt
-    ]
+    last_of_each_shard = {told.attempt.shard: told for told in one.attempts}.values()
+    pasts = [past_of(one.run, last, status_of(last.attempt.job, statuses)) for last in last_of_each_shard]
     bad = [past for past in pasts if past.diagnosis is not None]
     if not bad:
         return replace(state, said="its jobs are over, and records are missing")

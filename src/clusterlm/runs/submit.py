@@ -13,11 +13,12 @@ from clusterlm.runs import journal
 from clusterlm.runs.attempt import write_json
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.keeper import FIRST_SHARD
-from clusterlm.runs.order import Order, ranges
-from clusterlm.runs.past import attempts_of
+from clusterlm.runs.order import Order
 from clusterlm.runs.state import active, numbers_in
 from clusterlm.runs.submission import Submission, comment_of, read_submission, was_submitted
+from clusterlm.runs.told import attempts_of
 from clusterlm.slurm import queue
+from clusterlm.slurm.header import ranges
 from clusterlm.slurm.jobs import JobStatus
 
 

@@ -1,0 +1,65 @@
+"""What a run's attempts that were jobs say of themselves: each one's files read once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from clusterlm.runs import journal
+from clusterlm.runs.attempt import Attempt, read_attempt
+from clusterlm.runs.folder import RunFolder
+
+BY_SIGNAL = 128
+"""A process that ends with a status above this was stopped by a signal: who sent it, only Slurm knows."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """An attempt and what is written of it."""
+
+    attempt: Attempt
+    entries: list[journal.Entry] = field(repr=False)
+    """Of its journal."""
+    learned: journal.Entry | None = None
+    """What a later attempt heard of its end from Slurm."""
+
+    @property
+    def ended(self) -> journal.Entry | None:
+        """Its own word of its end; None for one that was cut off or still runs."""
+        return next((entry for entry in self.entries if entry.event == "ended"), None)
+
+    @property
+    def wants_asking(self) -> bool:
+        """Whether Slurm knows more of its end than the attempt itself."""
+        if self.learned is not None:
+            return False
+        return self.ended is None or self.ended.details["exit_status"] > BY_SIGNAL
+
+    @property
+    def last_sign(self) -> float:
+        """Unix time of its end, or of the last file that it wrote."""
+        if self.ended is not None:
+            return self.ended.time
+        if self.learned is not None and self.learned.details.get("ended"):
+            return float(self.learned.details["ended"])
+        return min(time.time(), max(path.stat().st_mtime for path in self.attempt.path.iterdir()))
+
+    @property
+    def seconds(self) -> float:
+        return max(0.0, self.last_sign - self.attempt.began)
+
+
+def attempts_of(run: RunFolder, shard: int | None = None) -> list[Attempt]:
+    """Those that were jobs, the earliest first."""
+    folders = [path for path in run.attempts() if (path / "attempt.json").exists()]
+    attempts = [read_attempt(path) for path in folders]
+    return [one for one in attempts if shard is None or one.shard == shard]
+
+
+def told(attempts: Sequence[Attempt]) -> list[Told]:
+    entries = {one.path: journal.read([one.journal]) for one in attempts}
+    learned = {
+        entry.details["attempt"]: entry for found in entries.values() for entry in found if entry.event == "learned"
+    }
+    return [Told(one, entries[one.path], learned.get(one.number)) for one in attempts]

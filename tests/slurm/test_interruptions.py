@@ -1,0 +1,139 @@
+"""Runs on a cluster where everything goes wrong: nodes vanish, jobs are requeued, preempted and killed. Nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.running import clusterlm, lines_of
+from tests.slurm.lab import Lab, start
+
+pytestmark = pytest.mark.slow
+
+WORDS = ["the", "value", "of", "an", "object", "is", "returned", "when", "class", "statement"]
+
+
+@pytest.fixture(scope="session")
+def three_equal_nodes(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """With two GPUs each, so that six jobs fill them."""
+    return start(tmp_path_factory, "interrupted", nodes="v100:3", gpus=2)
+
+
+@pytest.fixture
+def lab(three_equal_nodes: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lab]:
+    monkeypatch.setenv("SLURM_CONF", str(three_equal_nodes.configuration))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield three_equal_nodes
+    for name in three_equal_nodes.nodes():
+        three_equal_nodes.start_node(name)
+        three_equal_nodes.until_node(name, "idle", seconds=60)
+
+
+def write_prompts(path: Path, records: int) -> Path:
+    words = random.Random(1)
+    lines = (" ".join(words.choices(WORDS, k=words.randrange(1, 30))) for _ in range(records))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def shown(output: Path) -> dict[str, Any]:
+    return dict(json.loads(clusterlm("runs", "show", output, "--json").stdout))
+
+
+def results(output: Path) -> dict[str, int]:
+    """By attempt: finished records."""
+    files = Path(f"{output}.run").glob("attempts/*/results*.jsonl")
+    return {file.parent.name: file.read_bytes().count(b"\n") for file in files}
+
+
+def running(output: Path) -> list[dict[str, Any]]:
+    """Jobs at work, those of whose attempts have finished some records."""
+    attempts = {}
+    for file in Path(f"{output}.run").glob("attempts/*/attempt.json"):
+        content = json.loads(file.read_bytes())
+        attempts[content["job"]] = content | {"number": file.parent.name}
+    counts = results(output)
+    jobs = [job for job in shown(output)["jobs"] if job["state"] == "RUNNING" and job["id"] in attempts]
+    return [job | attempts[job["id"]] for job in jobs if counts.get(attempts[job["id"]]["number"], 0)]
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
+        time.sleep(0.5)
+    return found
+
+
+def worker_of(attempt: str, output: Path) -> int:
+    """The process on this machine that works on the attempt."""
+    wanted = f"CLUSTERLM_ATTEMPT={output}.run/attempts/{attempt}".encode()
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and b"clusterlm.worker" in (folder / "cmdline").read_bytes():
+                is_python = b"python" in Path(os.readlink(folder / "exe")).name.encode()
+                if is_python and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    return int(folder.name)
+    raise AssertionError(f"no process works on attempt {attempt}")
+
+
+def without_delay(lab: Lab) -> None:
+    """Slurm lets a requeued job wait two minutes: not here. Not at once either, or its credential is revoked."""
+    for line in lab.run("squeue", "--noheader", "--array", "--states=PENDING", "--format=%A|%r").splitlines():
+        number, reason = line.split("|")
+        if reason == "BeginTime":
+            with suppress(AssertionError):
+                lab.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+
+
+def finished(lab: Lab, output: Path) -> bool:
+    without_delay(lab)
+    state = shown(output)["state"]
+    assert state in ("running", "queued", "finished"), clusterlm("runs", "show", output).output
+    return bool(state == "finished")
+
+
+def test_six_shards_survive_a_lost_node_a_requeue_a_preemption_and_a_kill(
+    lab: Lab, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model, prompts = tiny("llama"), write_prompts(tmp_path / "prompts.txt", 300)
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
+    settings = ("--max-new-tokens", 32, "--max-batch-tokens", 300)
+    assert clusterlm("generate", model, prompts, "-o", here, *settings).exit_code == 0
+    wanted = ("--on", "auto", "--partition", "low", "--shards", 6, "--gpus", 1)
+    queued = clusterlm("generate", model, prompts, "-o", there, *settings, *wanted)
+    assert queued.exit_code == 0, queued.output
+
+    at_work = until(lambda: len(jobs := running(there)) == 6 and jobs, 180, "six shards at work")
+    by_node: dict[str, list[dict[str, Any]]] = {}
+    for job in at_work:
+        by_node.setdefault(job["nodes"][0], []).append(job)
+    assert len(by_node) == 3
+    lost, other, third = by_node
+    lab.lose(lost)
+    lab.run("scontrol", "requeue", by_node[other][0]["id"])
+    os.kill(worker_of(by_node[third][0]["number"], there), signal.SIGKILL)
+    first = lab.submit(f"#!/bin/bash\n#SBATCH -p high -w {third} --gpus-per-node=2 -t 1 -o /dev/null\nsleep 3\n")
+    lab.finish(first, seconds=120)
+    lab.start_node(lost)
+    until(lambda: finished(lab, there), 420, "the end of the run")
+
+    assert there.read_bytes() == here.read_bytes()
+    answers = [line["id"] for line in lines_of(there)]
+    assert answers == [str(number) for number in range(300)]
+    account = shown(there)
+    assert (account["done"], account["failed"]) == (300, 0)
+    assert account["attempts"] >= 6 + 2 + 1 + 1
+    assert account["jobs"] == []
+    told = [entry["said"] for entry in account["journal"]]
+    assert any("REQUEUED" in said or "put back into the queue" in said for said in told)
