@@ -284,6 +284,12 @@ def test_what_fits_two_profiles_is_not_recognised(own: Path) -> None:
     assert recognise(tuple(readable_clusters()[0].values()), "ours", "node1") is None
 
 
+def test_of_two_that_fit_the_users_own_is_recognised(own: Path) -> None:
+    (own / "mine.toml").write_text(MINE + 'cluster_names = ["lumi"]\n')
+    found = recognise(tuple(readable_clusters()[0].values()), "lumi", "node1")
+    assert found is not None and found.name == "mine"
+
+
 def test_a_broken_file_hides_no_other(own: Path) -> None:
     (own / "broken.toml").write_text("title = ")
     (own / "half.toml").write_text(MINE.replace("[nodes", "[knots"))

@@ -84,9 +84,14 @@ def sites_folder() -> Path:
 
 
 def recognise(clusters: Sequence[Cluster], cluster_name: str | None, host: str) -> Cluster | None:
-    """The one that Slurm's ClusterName fits, else the one that the host's name fits; None: none, or several."""
+    """The one that Slurm's ClusterName fits, else the one that the host's name fits; None: none, or several.
+
+    Of several, the user's own one.
+    """
     by_slurm = [cluster for cluster in clusters if _fits(cluster_name, cluster.access.cluster_names)]
     fitting = by_slurm or [cluster for cluster in clusters if _fits(host, cluster.access.hosts)]
+    if len(fitting) > 1:
+        fitting = [cluster for cluster in fitting if (users_folder() / f"{cluster.name}.toml").exists()]
     return fitting[0] if len(fitting) == 1 else None
 
 
