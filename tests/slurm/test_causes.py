@@ -174,6 +174,8 @@ def test_a_preempted_job_is_told_and_goes_on(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_a_lost_node_is_told_by_its_name_and_goes_on(lab: Lab) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("optional: needs root")
     job = submitted(lab, "echo begun; srun --ntasks=2 sleep 300", options="--partition=gpu --nodes=2 --no-requeue")
     log_says(lab, job, "begun")
     node = lab.run("scontrol", "show", "hostnames", lab.job(job)["NodeList"]).split()[-1]

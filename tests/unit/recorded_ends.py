@@ -1,4 +1,4 @@
-"""Ends of logs that this machine cannot bring about: what users of GPUs and of busy clusters have published."""
+"""Ends of logs that a machine without GPUs cannot bring about: as users have published them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ ENDS = (
     RecordedEnd(
         "host-out-of-memory",
         "github.com/ArjunaCluster/ArjunaUsers/issues/52",
-        "/var/spool/slurmd/job00191/slurm_script: line 28:  8156 Killed                  python3 main.py --prop x\n"
+        "/var/spool/slurmd/job00191/slurm_script: line 28:  8156 Killed                  python3 main.py --prop hform "
+        "--epochs 400\n"
         "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=191.batch cgroup. Some of your processes may have "
         "been killed by the cgroup out-of-memory handler.",
     ),
@@ -58,9 +59,10 @@ ENDS = (
     RecordedEnd(
         "stale-file",
         "github.com/nengo/nengo/issues/913",
-        "Traceback (most recent call last):\n  File x\n"
-        "OSError: [Errno 116] Stale file handle: '/home/jgosmann/.cache/nengo/decoders/00/19de.nco'",
-        ("/home/jgosmann/.cache/nengo/decoders/00/19de.nco",),
+        "OSError: [Errno 116] Stale file handle: "
+        "'/home/jgosmann/.cache/nengo/decoders/00/19de1d82bc7f5fb5d28561bec9328558539f59.nco'\n"
+        "--- SharcNET Job Epilogue ---",
+        ("/home/jgosmann/.cache/nengo/decoders/00/19de1d82bc7f5fb5d28561bec9328558539f59.nco",),
     ),
     RecordedEnd(
         "gpu-fault",
@@ -83,19 +85,6 @@ ENDS = (
         ("pytorch/9.9",),
     ),
     RecordedEnd(
-        "python-missing",
-        "slurmstepd of Slurm 22.05: srun /no/python",
-        "slurmstepd: error: execve(): /no/python: No such file or directory\n"
-        "srun: error: node1: task 0: Exited with exit code 2",
-        ("/no/python",),
-    ),
-    RecordedEnd(
-        "system-too-old",
-        "github.com/pytorch/pytorch/issues/6607, the words are those of glibc's ld.so",
-        "ImportError: /lib64/libc.so.6: version `GLIBC_2.34' not found (required by /venv/lib/torch/lib/libtorch.so)",
-        ("GLIBC_2.34",),
-    ),
-    RecordedEnd(
         "driver-too-old",
         "github.com/drboog/Shifted_Diffusion/issues/13; 11040 is CUDA 11.4",
         "RuntimeError: The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
@@ -104,16 +93,16 @@ ENDS = (
     ),
     RecordedEnd(
         "gpu-not-seen",
-        "torch/cuda/__init__.py and torch/csrc/cuda/Module.cpp, torch 2.1 to 2.13",
-        "RuntimeError: No CUDA GPUs are available",
+        "github.com/MisEty/RTG-SLAM/issues/32",
+        "    torch._C._cuda_init()\nRuntimeError: No CUDA GPUs are available",
         ("CUDA_VISIBLE_DEVICES",),
     ),
     RecordedEnd(
         "no-kernel-for-gpu",
         "github.com/pytorch/pytorch/issues/52736",
         "./lib/python3.6/site-packages/torch/cuda/__init__.py:104: UserWarning:\nGeForce RTX 3070 with CUDA capability "
-        "sm_86 is not compatible with the current PyTorch installation.\nTraceback (most recent call last):\n  File x\n"
-        "RuntimeError: CUDA error: no kernel image is available for execution on the device",
+        "sm_86 is not compatible with the current PyTorch installation.\n"
+        "The current PyTorch install supports CUDA capabilities sm_37 sm_50 sm_60 sm_70 sm_75.",
         ("GeForce RTX 3070, sm_86",),
     ),
     RecordedEnd(
@@ -128,6 +117,18 @@ ENDS = (
         "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla "
         "V100-SXM2-32GB GPU has compute capability 7.0.",
         ("Tesla V100-SXM2-32GB", "7.0", "--dtype float16"),
+    ),
+    RecordedEnd(
+        "no-kernel-for-gpu",
+        "github.com/Turoad/CLRNet/issues/83",
+        "RuntimeError: CUDA error: no kernel image is available for execution on the device",
+    ),
+    RecordedEnd(
+        "no-bfloat16",
+        "github.com/databrickslabs/dolly/issues/11, transformers on a V100",
+        "    raise ValueError(\nValueError: Your setup doesn't support bf16/gpu. You need torch>=1.10, using "
+        "Ampere GPU with cuda>=11.0",
+        ("--dtype float16",),
     ),
     RecordedEnd(
         "nccl-interface",
@@ -148,10 +149,5 @@ ENDS = (
         "[W1121 14:22:53.872333289 ProcessGroupGloo.cpp:524] Warning: Unable to resolve hostname to a (local) "
         "address. Using the loopback address as fallback. Manually set the network interface to bind to with "
         "GLOO_SOCKET_IFNAME.",
-    ),
-    RecordedEnd(
-        "controller-silent",
-        "srun of Slurm 22.05 while slurmctld was stopped",
-        "srun: error: Unable to confirm allocation for job 12: Unable to contact slurm controller (connect failure)",
     ),
 )

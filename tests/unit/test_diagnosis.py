@@ -234,6 +234,17 @@ def test_a_shared_library_that_is_missing_is_told_by_its_name() -> None:
     assert "libcudart.so.99" in found.sentence
 
 
+def test_a_wheel_for_a_newer_system_is_told_with_the_version_that_it_wants(tmp_path: Path) -> None:
+    import numpy
+
+    built = next(file for file in sorted(Path(numpy.__file__).parent.rglob("*.so")) if b"GLIBC_2." in file.read_bytes())
+    newer = tmp_path / "newer.so"
+    newer.write_bytes(built.read_bytes().replace(b"GLIBC_2.", b"GLIBC_9."))
+    found = told(python("import ctypes, sys; ctypes.CDLL(sys.argv[1])", newer))
+    assert found.cause == "system-too-old"
+    assert "GLIBC_9." in found.sentence
+
+
 def test_a_torch_without_gpu_support_is_told() -> None:
     import torch
 
