@@ -26,14 +26,23 @@ def configuration_files(layout: Layout, extra: str = "") -> Mapping[str, str]:
         "etc/hosts": Path("/etc/hosts").read_text() + _lines(*_hosts(layout)),
         "etc/resolv.conf": "nameserver 127.0.0.1\n",  # answers at once that nobody is there: no job waits for a name
     }
+    files["etc/task_prolog"] = _lines(*_task_prolog(layout))
     if layout.mode == "plain":
         files["daemons.conf"] = _lines(f"Include {layout.slurm_conf}", LISTEN_AT_HOME)
-        files["etc/task_prolog"] = f"#!/bin/sh\necho export SLURM_CONF={layout.slurm_conf}\n"
     if limited:
         files["cgroup.conf"] = _lines(*_settings(CGROUP))
     if layout.accounting:
         files |= {"slurmdbd.conf": _lines(*_slurmdbd_conf(layout)), "mariadb.cnf": _lines(*_mariadb_conf(layout))}
     return files
+
+
+def _task_prolog(layout: Layout) -> Iterator[str]:
+    """What it prints is set for every process of a job."""
+    yield "#!/bin/sh"
+    yield "# The nodes have the CPUs of this one machine, and claim more."
+    yield "echo export OMP_NUM_THREADS=1"
+    if layout.mode == "plain":
+        yield f"echo export SLURM_CONF={layout.slurm_conf}"
 
 
 def memory_is_limited() -> bool:
@@ -120,9 +129,10 @@ def _own(layout: Layout) -> dict[str, str]:
     plain = layout.mode == "plain"
     host = socket.gethostname().split(".")[0] if plain else controller.name
     # In netns mode all addresses that a daemon has are the lab's.
-    listening = {"TaskProlog": f"{folder}/etc/task_prolog"} if plain else {"CommunicationParameters": "NoAddrCache"}
+    listening = {} if plain else {"CommunicationParameters": "NoAddrCache"}
     return {
         "ClusterName": layout.cluster,
+        "TaskProlog": f"{folder}/etc/task_prolog",
         "SlurmctldHost": f"{host}({controller.address})",
         "SlurmctldAddr": controller.address,
         "SlurmctldPort": str(controller.port),
