@@ -36,7 +36,7 @@ def running_hub(files: dict[str, dict[str, bytes]], refused: dict[str, tuple[int
             self._answer(with_content=True)
 
         def _answer(self, *, with_content: bool) -> None:
-            name, _, file = self.path.strip("/").partition("/resolve/main/")
+            name, _, file = self.path.partition("?")[0].strip("/").partition("/resolve/main/")
             if name in hub.refused:
                 self._refuse(*hub.refused[name])
             elif name not in hub.files:

@@ -12,6 +12,7 @@ from clusterlm.cli.sizes import find_shape
 from clusterlm.errors import UsageError
 from clusterlm.planning.wishes import Wishes
 from clusterlm.report.choice_values import choice_values
+from clusterlm.runs.before import look_ahead
 from clusterlm.runs.folder import RunFolder, folder_for, open_run
 from clusterlm.runs.launch import check_packages, examined
 from clusterlm.runs.order import Order, Terms, order
@@ -44,8 +45,12 @@ def submit_run(
         made = order(asked, run, cluster, find_shape(str(asked.model_path)), placing, terms)
         if dry_run:
             click.echo(made.script, nl=False)
+        else:
+            refuse_second(run)
+        for notice in look_ahead(made, asked, run, cluster, dry_run=dry_run):
+            click.echo(f"note: {notice}", err=True)
+        if dry_run:
             return
-        refuse_second(run)
         open_run(run, asked, restart=restart)
     say_plan(made, asked.requests, cluster)
     say_queued(run, submit(run, made, choice_values_of(made, str(asked.model_path), cluster)))

@@ -42,6 +42,10 @@ class SlurmNode:
     partitions: tuple[str, ...]
     gpu_memory_gres: frozenset[str] = frozenset()
     """Entries of Gres by which some sites say the GPU's memory: VramPerGpu:no_consume:94G."""
+    state: str = ""
+    """As Slurm writes it: IDLE, MIXED+DRAIN, DOWN*+NOT_RESPONDING."""
+    boot_time: str = ""
+    """As Slurm writes it, in the local zone; None for a node that was never there."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ def node_of(values: Mapping[str, str]) -> SlurmNode:
         features=frozenset(_list(values.get("AvailableFeatures", ""))),
         partitions=_list(values.get("Partitions", "")),
         gpu_memory_gres=frozenset(entry for entry in gres.split(",") if GPU_MEMORY.match(entry)),
+        state=values.get("State", ""),
+        boot_time=values.get("BootTime", ""),
     )
 
 
