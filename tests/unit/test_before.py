@@ -19,7 +19,7 @@ from clusterlm.runs.before import look_ahead, mounts
 from clusterlm.runs.before.areas import advice, area_of
 from clusterlm.runs.before.count import of_count
 from clusterlm.runs.before.plan import of_idle_gpus, of_time
-from clusterlm.runs.before.quota import Quota, quota_in
+from clusterlm.runs.before.quota import PROJECT, Quota, quota_in
 from clusterlm.runs.before.room import of_room
 from clusterlm.runs.folder import Asked, RunFolder, folder_for
 from clusterlm.runs.order import Order, Terms, order
@@ -276,3 +276,16 @@ pid 2228473301 is using default block quota setting
 )
 def test_what_lfs_quota_prints_is_read(said: str, quota: Quota | None) -> None:
     assert quota_in(said, "your") == quota
+
+
+@pytest.mark.parametrize(
+    ("said", "project"),
+    [
+        ("110255 P /projects/csc000\n", "110255"),  # RECORDED: NREL's Eagle
+        ("    0 - /users/me\n", None),
+        ("", None),
+    ],
+)
+def test_the_project_of_a_folder_is_read_from_what_lfs_prints(said: str, project: str | None) -> None:
+    found = PROJECT.match(said)
+    assert (found["id"] if found else None) == project
