@@ -1,4 +1,4 @@
-"""Runs on a cluster where everything goes wrong: nodes vanish, jobs are requeued, preempted and killed. Nothing is lost."""
+"""Runs on a cluster where all goes wrong: nodes vanish, jobs are requeued, preempted, killed. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from tests.slurm.lab import Lab, start
 
 pytestmark = pytest.mark.slow
 
+SETTINGS = ("--max-new-tokens", 32)
+SLOWLY = ("--max-batch-tokens", 120)
+"""A few records at once: they finish all the time, and every one of the interruptions falls into the work."""
 WORDS = ["the", "value", "of", "an", "object", "is", "returned", "when", "class", "statement"]
 
 
@@ -35,7 +38,6 @@ def lab(three_equal_nodes: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield three_equal_nodes
     for name in three_equal_nodes.nodes():
-        three_equal_nodes.start_node(name)
         three_equal_nodes.until_node(name, "idle", seconds=60)
 
 
@@ -75,14 +77,15 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     return found
 
 
-def worker_of(attempt: str, output: Path) -> int:
-    """The process on this machine that works on the attempt."""
-    wanted = f"CLUSTERLM_ATTEMPT={output}.run/attempts/{attempt}".encode()
+def worker_of(attempt: str, output: Path, rank: int | None = None) -> int:
+    """The process on this machine that works on the attempt; of several ranks this one."""
+    wanted = {f"CLUSTERLM_ATTEMPT={output}.run/attempts/{attempt}".encode()}
+    wanted |= set() if rank is None else {f"RANK={rank}".encode()}
     for folder in Path("/proc").iterdir():
         with suppress(OSError):
             if folder.name.isdigit() and b"clusterlm.worker" in (folder / "cmdline").read_bytes():
-                is_python = b"python" in Path(os.readlink(folder / "exe")).name.encode()
-                if is_python and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                is_python = b"python" in (folder / "exe").readlink().name.encode()
+                if is_python and wanted <= set((folder / "environ").read_bytes().split(b"\0")):
                     return int(folder.name)
     raise AssertionError(f"no process works on attempt {attempt}")
 
@@ -108,10 +111,9 @@ def test_six_shards_survive_a_lost_node_a_requeue_a_preemption_and_a_kill(
 ) -> None:
     model, prompts = tiny("llama"), write_prompts(tmp_path / "prompts.txt", 300)
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
-    settings = ("--max-new-tokens", 32, "--max-batch-tokens", 300)
-    assert clusterlm("generate", model, prompts, "-o", here, *settings).exit_code == 0
+    assert clusterlm("generate", model, prompts, "-o", here, *SETTINGS).exit_code == 0
     wanted = ("--on", "auto", "--partition", "low", "--shards", 6, "--gpus", 1)
-    queued = clusterlm("generate", model, prompts, "-o", there, *settings, *wanted)
+    queued = clusterlm("generate", model, prompts, "-o", there, *SETTINGS, *SLOWLY, *wanted)
     assert queued.exit_code == 0, queued.output
 
     at_work = until(lambda: len(jobs := running(there)) == 6 and jobs, 180, "six shards at work")
@@ -137,3 +139,69 @@ def test_six_shards_survive_a_lost_node_a_requeue_a_preemption_and_a_kill(
     assert account["jobs"] == []
     told = [entry["said"] for entry in account["journal"]]
     assert any("REQUEUED" in said or "put back into the queue" in said for said in told)
+
+
+def test_a_killed_rank_ends_the_job_on_all_its_nodes_and_its_successor_goes_on(
+    lab: Lab, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model, prompts = tiny("llama"), write_prompts(tmp_path / "prompts.txt", 200)
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
+    assert clusterlm("generate", model, prompts, "-o", here, *SETTINGS).exit_code == 0
+    wanted = ("--on", "auto", "--partition", "gpu", "--nodes", 2)
+    queued = clusterlm("generate", model, prompts, "-o", there, *SETTINGS, *SLOWLY, *wanted)
+    assert queued.exit_code == 0, queued.output
+
+    run = Path(f"{there}.run")
+    until(lambda: len(list(run.glob("attempts/1/results*.jsonl"))) == 4 and running(there), 180, "four ranks at work")
+    (job,) = running(there)
+    addresses = {
+        line.split("(")[1].split(")")[0]
+        for line in Path(run, "logs", f"{job['id']}.out").read_text().splitlines()
+        if line.startswith("rank ") and "(" in line
+    }
+    assert len(addresses) == 2, "the ranks meet across two IP addresses"
+    os.kill(worker_of("1", there, rank=3), signal.SIGKILL)
+    killed = time.monotonic()
+    ended = until(
+        lambda: [entry for entry in shown(there)["journal"] if entry["event"] == "ended"], 75, "the job's end"
+    )
+    assert time.monotonic() - killed < 60
+    assert ended[0]["exit_status"] not in (0, 3)
+    assert "a process was killed (SIGKILL)" in ended[0]["said"]
+    until(lambda: finished(lab, there), 300, "the end of the run")
+    assert there.read_bytes() == here.read_bytes()
+    account = shown(there)
+    learned = [entry["said"] for entry in account["journal"] if entry["event"] == "learned"]
+    assert learned, account["journal"]
+    assert account["attempts"] == 2
+
+
+def tokens_per_second(model: Path, prompts: Path, folder: Path) -> float:
+    """Of a process as slow as the job's will be."""
+    output = folder / "speed.jsonl"
+    assert clusterlm("generate", model, prompts, "-o", output, *SETTINGS, *SLOWLY).exit_code == 0
+    progress = json.loads(Path(f"{output}.run", "attempts", "1", "progress.json").read_bytes())
+    return float(progress["new_tokens"] / progress["seconds"])
+
+
+def test_a_chain_of_jobs_does_what_one_time_limit_is_too_short_for(
+    lab: Lab, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model, some = tiny("llama"), write_prompts(tmp_path / "some.txt", 40)
+    seconds_of_work = 150  # of jobs that may take 60, and use some of it to load
+    records = max(60, round(tokens_per_second(model, some, tmp_path) * seconds_of_work / 32))
+    prompts = write_prompts(tmp_path / "prompts.txt", records)
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
+    assert clusterlm("generate", model, prompts, "-o", here, *SETTINGS).exit_code == 0
+    wanted = ("--on", "auto", "--partition", "gpu", "--gpus", 1, "--time", "1:00")
+    queued = clusterlm("generate", model, prompts, "-o", there, *SETTINGS, *SLOWLY, *wanted)
+    assert queued.exit_code == 0, queued.output
+    until(lambda: finished(lab, there), 560, "the end of the run")
+    assert there.read_bytes() == here.read_bytes()
+    account = shown(there)
+    assert account["attempts"] >= 3
+    story = [entry["event"] for entry in account["journal"]]
+    assert story.count("started") == story.count("successor") == story.count("ended") == account["attempts"]
+    assert story[-1] == "successor cancelled"
+    assert account["jobs"] == []
+    assert sum("stopped (time limit)" in entry["said"] for entry in account["journal"]) >= 1

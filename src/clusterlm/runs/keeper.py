@@ -15,7 +15,7 @@ from clusterlm.runs import journal
 from clusterlm.runs.attempt import Attempt, attempt_of_this_job
 from clusterlm.runs.chain import Past, why_not_continue
 from clusterlm.runs.folder import RunFolder
-from clusterlm.runs.past import count_results, past_of, status_of, worst_outcome
+from clusterlm.runs.past import count_results, diagnosis_of, past_of, status_of, worst_outcome
 from clusterlm.runs.submission import Submission, comment_of, read_submission
 from clusterlm.runs.told import Told, attempts_of, told
 from clusterlm.slurm import queue
@@ -110,6 +110,8 @@ def _learned(run: RunFolder, attempt: Attempt, one: Told, jobs: tuple[JobStatus,
         said = f"job {earlier.job} (attempt {earlier.number}) ended as {state or 'Slurm does not know any more'}"
     past = past_of(run, one, status)
     past = past if state is None else replace(past, state=state)
+    if past.diagnosis is not None and state != "REQUEUED":
+        said += f": {past.diagnosis.sentence}"
     details = {"attempt": earlier.number, "state": past.state, "cancelled_by": past.cancelled_by}
     ended = status.ended.timestamp() if status and status.ended else None
     journal.note(attempt.journal, "learned", said, job=attempt.job, ended=ended, **details)
@@ -173,7 +175,8 @@ def end(run: RunFolder, status: int) -> int:
     if attempt is None:
         return status
     final = _final_status(attempt, status)
-    journal.note(attempt.journal, "ended", _end_said(run, attempt, final), job=attempt.job, exit_status=final)
+    said = _end_said(run, attempt, final)
+    journal.note(attempt.journal, "ended", said, job=attempt.job, exit_status=final)
     past = [past_of(run, one, None) for one in told(attempts_of(run, attempt.shard))]
     reason = "its work is done" if final in DONE else why_not_continue(past, read_submission(run).caps)
     waiting = successors(run, attempt.shard, attempt.job)
@@ -199,8 +202,11 @@ def _final_status(attempt: Attempt, status: int) -> int:
 
 def _end_said(run: RunFolder, attempt: Attempt, status: int) -> str:
     worst = worst_outcome(attempt) or {}
-    new = count_results(attempt)
-    how = {"stopped": f"stopped ({worst.get('reason')})", "failed": f"failed: {worst.get('problem')}"}
-    said = how.get(str(worst.get("outcome")), "done" if status in DONE else f"ended with exit status {status}")
-    whole = "; the run is finished" if run.finished() else ""
-    return f"{said}; {new:,} new results{whole}"
+    new, whole = f"{count_results(attempt):,} new results", "; the run is finished" if run.finished() else ""
+    if status in DONE:
+        return f"done; {new}{whole}"
+    if worst.get("outcome") == "stopped" and worst["exit_status"] == status:
+        return f"stopped ({worst['reason']}); {new}"
+    diagnosis = diagnosis_of(run, attempt, exit_status=status)
+    why = f": {diagnosis.sentence}" if diagnosis else ""
+    return f"ended with exit status {status}{why}; {new}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from clusterlm.runs.attempt import Attempt
 from clusterlm.runs.chain import Past
-from clusterlm.runs.diagnosis import Evidence, diagnose
+from clusterlm.runs.diagnosis import Diagnosis, Evidence, diagnose
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.told import Told
 from clusterlm.slurm.jobs import JobStatus
@@ -19,32 +20,40 @@ TAIL_BYTES = 64 * 1024
 
 def past_of(run: RunFolder, one: Told, status: JobStatus | None) -> Past:
     """`status`: what Slurm says of its job; where it has learned or been told already, that."""
-    attempt, details = one.attempt, one.learned.details if one.learned else {}
+    details = one.learned.details if one.learned else {}
     state = status.state if status else details.get("state")
     cancelled_by = status.cancelled_by if status else details.get("cancelled_by")
-    new_results = count_results(attempt)
-    evidence = Evidence(
+    return Past(
+        attempt=one.attempt,
+        seconds=one.seconds,
+        new_results=count_results(one.attempt),
         state=state,
-        exit_status=_exit_status(one, status),
-        signal=status.signal if status else None,
         cancelled_by=cancelled_by,
-        step_out_of_memory=bool(status and status.out_of_memory),
+        diagnosis=diagnosis_of(
+            run,
+            one.attempt,
+            state=state,
+            exit_status=_exit_status(one, status),
+            signal=status.signal if status else None,
+            cancelled_by=cancelled_by,
+            step_out_of_memory=bool(status and status.out_of_memory),
+            partition=status.partition if status else None,
+            time_limit=show_slurm_time(status.limit_seconds) if status else None,
+        ),
+    )
+
+
+def diagnosis_of(run: RunFolder, attempt: Attempt, **known: Any) -> Diagnosis | None:
+    """By what its files say, and what else is known of its end."""
+    evidence = Evidence(
         log_tail=log_tail(run, attempt.job),
         outcome=worst_outcome(attempt),
-        new_results=new_results,
+        new_results=count_results(attempt),
         node=", ".join(attempt.nodes) or None,
-        partition=status.partition if status else None,
-        time_limit=show_slurm_time(status.limit_seconds) if status else None,
         log=str(run.log_of(attempt.job)),
+        **known,
     )
-    return Past(
-        attempt=attempt,
-        seconds=one.seconds,
-        new_results=new_results,
-        state=state,
-        cancelled_by=cancelled_by,
-        diagnosis=diagnose(evidence),
-    )
+    return diagnose(evidence)
 
 
 def _exit_status(one: Told, status: JobStatus | None) -> int | None:

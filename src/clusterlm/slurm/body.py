@@ -97,6 +97,8 @@ def _groups_of_settings(cluster: Cluster, job: Job, node: NodeType) -> Iterator[
         yield [("SRUN_CPUS_PER_TASK", '"$SLURM_CPUS_PER_TASK"')], reason
     if job.run is not None:
         yield [("OMP_NUM_THREADS", _threads(job, node))], "of one process, one for each core"
+    if job.run is not None and job.ranks > 1:
+        yield [("TORCH_CPP_LOG_LEVEL", "ERROR")], "no warning for each connection between the ranks"
     if job.run is not None and job.nodes > 1 and node.network_interface:
         names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
         yield [(name, shlex.quote(node.network_interface)) for name in names], "the network between the nodes"
