@@ -44,7 +44,7 @@ def plan_on_cluster(model: str, on: str | None, file: str | None, wishes: Wishes
     traced = _traced(model, found, verdict) if shown.trace else None
     named = _named(cluster, on, file)
     if shown.as_json:
-        _print_json(found, verdict, traced, model, named[1])
+        _print_json(found, verdict, traced, model, named)
     else:
         _print_text(found, verdict, traced, shown)
         _print_next(found, verdict, model, named)
@@ -115,10 +115,10 @@ def _traced(model: str, found: Plan, verdict: Verdict) -> Trace:
     return traced_case(find_config(model), case.shape, case.gpu, wishes)
 
 
-def _print_json(found: Plan, verdict: Verdict, traced: Trace | None, model: str, cluster: str) -> None:
+def _print_json(found: Plan, verdict: Verdict, traced: Trace | None, model: str, on: tuple[str, str]) -> None:
     from clusterlm.report.choice_values import choice_values
 
-    values = choice_values(found, verdict, model, cluster)
+    values = choice_values(found, verdict, model, on)
     if traced:
         values["trace"] = traced.to_json()
     click.echo(json.dumps(values, indent=2))

@@ -60,7 +60,7 @@ def choice_values_of(made: Order, model: str, cluster: Cluster) -> dict[str, obj
     """As `clusterlm plan --json` prints it."""
     from clusterlm.planning.verdict import judge
 
-    return choice_values(made.plan, judge(made.best.case, made.best.wishes), model, cluster.name)
+    return choice_values(made.plan, judge(made.best.case, made.best.wishes), model, ("--on", cluster.name))
 
 
 def say_plan(made: Order, requests: int, cluster: Cluster) -> None:

@@ -112,17 +112,17 @@ def _asked(plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
 
 
 def _work_to_do(best: Candidate) -> str:
-    todo, wishes = best.amount, best.wishes
-    tokens = counted(todo.tokens, "token")
+    amount, wishes = best.amount, best.wishes
+    tokens = counted(amount.tokens, "token")
     if best.case.workload.task == "generate":
-        text = f"{counted(todo.records or 0, 'prompt')}, {counted(todo.tokens, 'new token')}"
-    elif todo.records is not None:
-        text = f"{counted(todo.records, 'text')}, {tokens}"
+        text = f"{counted(amount.records or 0, 'prompt')}, {counted(amount.tokens, 'new token')}"
+    elif amount.records is not None:
+        text = f"{counted(amount.records, 'text')}, {tokens}"
     elif wishes.epochs and wishes.epochs > 1:
-        text = f"{counted(todo.tokens // wishes.epochs, 'token')} x {wishes.epochs} epochs = {tokens}"
+        text = f"{counted(amount.tokens // wishes.epochs, 'token')} x {wishes.epochs} epochs = {tokens}"
     else:
         text = tokens
-    return f"{text} (assumed: {todo.flag} sets it)" if todo.assumed else text
+    return f"{text} (assumed: {amount.flag} sets it)" if amount.assumed else text
 
 
 def _preference(plan: Plan) -> str:

@@ -12,23 +12,27 @@ from clusterlm.planning.wishes import said
 from clusterlm.runs.request import job_of
 from clusterlm.slurm.script import script
 
-ON_ONE_NODE = ("single", "pipeline")
-"""Strategies that `clusterlm generate` has, by itself."""
+IN_ONE_PROCESS = ("single", "pipeline")
+"""Strategies that `clusterlm generate` has by itself; its jobs have several processes, each with a copy."""
 QUANTISED = {"int8": "int8", "nf4": "nf4", "nf4-dq": "nf4"}
 """What its --quantize takes, by a plan's: its nf4 quantises the scales too."""
 ATTENTION = (None, "sdpa")
 """What it computes with."""
 UNPINNED = ("gpus_per_node", "prefer")
 """Wishes that the cluster answers, or that a pinned plan has no use for."""
+PLACING = ("account", "partition", "gpu", "gpus", "copies")
 
 
 def pinning_flags(plan: Plan, one: Candidate) -> str:
     """What gives exactly this way when it is added to `clusterlm plan MODEL --on CLUSTER`."""
+    return " ".join(as_flag(name, value) for name, value in _pinned(plan, one).items())
+
+
+def _pinned(plan: Plan, one: Candidate) -> dict[str, Any]:
     wishes = one.wishes.given() | {"partition": one.place.partition_name}
     if plan.wishes.gpu or len({place.node_name for place in _same_partition(plan, one)}) > 1:
         wishes["gpu"] = one.place.gpu.key
-    kept = {name: value for name, value in wishes.items() if name not in UNPINNED}
-    return " ".join(as_flag(name, value) for name, value in kept.items())
+    return {name: value for name, value in wishes.items() if name not in UNPINNED}
 
 
 def _same_partition(plan: Plan, one: Candidate) -> list[Any]:
@@ -49,10 +53,11 @@ def settings_command(plan: Plan, model: str, one: Candidate, on: Sequence[str]) 
 
 def request_lines(one: Candidate, model: str) -> tuple[str, ...]:
     """The #SBATCH lines in the site's own spelling; none where there is no Slurm, or none any more."""
-    cluster = one.place.cluster
-    if not cluster.slurm or cluster.status == "retired":
+    if not _takes_jobs(one):
         return ()
-    return tuple(line for line in script(cluster, job_of(one, model)).splitlines() if line.startswith("#SBATCH"))
+    return tuple(
+        line for line in script(one.place.cluster, job_of(one, model)).splitlines() if line.startswith("#SBATCH")
+    )
 
 
 def next_step(plan: Plan, model: str, on: Sequence[str]) -> str:
@@ -60,17 +65,17 @@ def next_step(plan: Plan, model: str, on: Sequence[str]) -> str:
     best = plan.best
     if best is None:
         return ""
-    request, command = request_lines(best, model), run_command(plan, model, best)
+    request, command = request_lines(best, model), run_command(plan, model, best, on)
     parts = [["REQUEST TO SLURM", *request]] if request else []
     if command:
-        parts.append(["COMMAND, IN THE JOB" if request else "COMMAND", command])
+        parts.append(["COMMAND (it writes the batch script, and queues it)" if request else "COMMAND", command])
     title = "SETTINGS (they repeat this plan)" if command else "SETTINGS (no command of clusterlm runs this yet)"
     parts.append([title, settings_command(plan, model, best, on)])
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def run_command(plan: Plan, model: str, one: Candidate) -> str | None:
-    """None where clusterlm has no command yet that does just this."""
+def run_command(plan: Plan, model: str, one: Candidate, on: Sequence[str]) -> str | None:
+    """None where clusterlm has no command yet that does just this. `on`: as for settings_command()."""
     workload = one.case.workload
     if not _generates(one):
         return None
@@ -84,20 +89,42 @@ def run_command(plan: Plan, model: str, one: Candidate) -> str | None:
         words += ["--device-map", "cuda:0"]  # by itself it lays a model over all GPUs that it sees
     if plan.wishes.batch:
         words += ["--max-batch-tokens", str(workload.batch * one.case.tokens_each)]
+    if _takes_jobs(one):
+        words += [shlex.join(on), placing_flags(plan, one)]
     return " ".join(words)
 
 
+def placing_flags(plan: Plan, one: Candidate) -> str:
+    """Of pinning_flags() those that `clusterlm generate --on` takes: where, how many; and who pays."""
+    pinned = _pinned(plan, one)
+    if one.way.count_of_copies > 1:
+        pinned["copies"] = one.way.count_of_copies
+    if account := job_of(one, "").account:
+        pinned["account"] = account
+    return " ".join(as_flag(name, pinned[name]) for name in PLACING if name in pinned)
+
+
+def _takes_jobs(one: Candidate) -> bool:
+    cluster = one.place.cluster
+    return cluster.slurm and cluster.status != "retired"
+
+
 def _generates(one: Candidate) -> bool:
-    """Whether `clusterlm generate` runs it: one copy of a decoder, in one process on one node."""
-    case, wishes = one.case, one.wishes
-    workload = case.workload
-    one_process = wishes.strategy in ON_ONE_NODE and (wishes.copies or 1) == 1 and one.nodes == 1
-    on_all_it_sees = case.strategy.gpus in (1, _visible_gpus(one))
-    by_itself = workload.task == "generate" and workload.software.engine == "transformers" and one_process
-    stored = case.shape.quantisation
+    """Whether `clusterlm generate` runs it: copies of a decoder, each in one process on one node."""
+    case = one.case
+    workload, stored = case.workload, case.shape.quantisation
     loadable = (workload.quantise or "int8") in QUANTISED and (stored is None or stored.method in QUANTISED)
+    by_transformers = workload.task == "generate" and workload.software.engine == "transformers"
     is_decoder = not case.shape.encoder_layers
-    return by_itself and on_all_it_sees and loadable and is_decoder and wishes.attention in ATTENTION
+    return by_transformers and loadable and is_decoder and one.wishes.attention in ATTENTION and _is_launched(one)
+
+
+def _is_launched(one: Candidate) -> bool:
+    """Whether its processes get just the GPUs of the plan: each lays its copy over all that it sees."""
+    wishes, gpus = one.wishes, one.case.strategy.gpus
+    if one.way.count_of_copies == 1:
+        return wishes.strategy in IN_ONE_PROCESS and one.nodes == 1 and gpus in (1, _visible_gpus(one))
+    return _takes_jobs(one) and wishes.strategy in (*IN_ONE_PROCESS, "ddp") and gpus == one.allocated_gpus
 
 
 def _visible_gpus(one: Candidate) -> int:

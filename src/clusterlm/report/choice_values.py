@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from clusterlm.planning.candidates import Candidate, Rejected
@@ -19,10 +20,10 @@ from clusterlm.report.plan_values import plan_values
 SCHEMA = 2
 
 
-def choice_values(plan: Plan, verdict: Verdict, model: str, cluster: str) -> dict[str, Any]:
+def choice_values(plan: Plan, verdict: Verdict, model: str, on: Sequence[str]) -> dict[str, Any]:
     """One object; amounts in bytes, times in seconds. `verdict`: of the best way, or of what comes nearest.
 
-    `cluster`: as the user named it.
+    `on`: the words that name the cluster, as the user gave them: --on lumi, or --cluster FILE.
     """
     best = plan.best
     return {
@@ -34,14 +35,14 @@ def choice_values(plan: Plan, verdict: Verdict, model: str, cluster: str) -> dic
         "wishes": plan.wishes.given(),
         "prefer": plan.prefer,
         "amount": _amount(best) if best else None,
-        "best": _best(plan, best, model) if best else None,
+        "best": _best(plan, best, model, on) if best else None,
         "memory": plan_values(verdict),
         "candidates": [_candidate(plan, one) for one in plan.candidates],
         "rejected": [_rejection(one) for one in plan.rejected],
         "unpinned": _candidate(plan, plan.unpinned) if plan.unpinned else None,
         "closest": _rejected(plan.closest) if plan.closest else None,
         "remedies": [_remedy(plan, one) for one in plan.remedies],
-        "notes": notes(plan, verdict, cluster),
+        "notes": notes(plan, verdict, on[1]),
     }
 
 
@@ -63,7 +64,7 @@ def _amount(best: Candidate) -> dict[str, Any]:
     return {"tokens": amount.tokens, "records": amount.records, "assumed": amount.assumed}
 
 
-def _best(plan: Plan, best: Candidate, model: str) -> dict[str, Any]:
+def _best(plan: Plan, best: Candidate, model: str, on: Sequence[str]) -> dict[str, Any]:
     pace = best.duration.pace
     return {
         **_candidate(plan, best),
@@ -75,7 +76,7 @@ def _best(plan: Plan, best: Candidate, model: str) -> dict[str, Any]:
             "basis": pace.basis,
         },
         "request": list(request_lines(best, model)),
-        "command": run_command(plan, model, best),
+        "command": run_command(plan, model, best, on),
     }
 
 
