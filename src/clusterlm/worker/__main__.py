@@ -66,6 +66,7 @@ class _Process:
         except Exception as problem:  # noqa: BLE001 whatever it was, the job must be able to say it
             traceback.print_exc()
             outcome = failed(problem, self.progress)
+        self.signals.wait_for_step()  # nothing is left to be interrupted
         self._write(outcome)
         if self.meeting is not None and outcome.outcome != "failed":
             self.meeting.leave()

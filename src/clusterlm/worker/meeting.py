@@ -6,6 +6,7 @@ must know of each other goes through torchrun's own store, which lives as long a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -33,13 +34,13 @@ class Meeting:
         """Returns when every rank has reached every other; RunError where one does not."""
         self._ranks = ranks
         self._signalled = signalled
-        timeout = timedelta(seconds=SECONDS_TO_MEET)
-        try:
-            self._store, _, _ = next(iter(rendezvous("env://", timeout=timeout)))
-            dist.init_process_group("gloo", store=self._store, rank=ranks.rank, world_size=ranks.ranks, timeout=timeout)
-            dist.barrier()
-        except RuntimeError as problem:
-            raise _not_met(ranks, problem) from problem
+        self._problem: Exception | None = None
+        meeting = threading.Thread(target=self._meet, name="meeting", daemon=True)
+        meeting.start()
+        while meeting.is_alive():
+            meeting.join(SECONDS_BETWEEN_LOOKS)  # not in one go: between two of them signals are obeyed
+        if self._problem is not None:
+            raise _not_met(ranks, self._problem) from self._problem
         self._is_over = threading.Event()
         # A look at the store is a round trip over the network: in a thread, where it keeps no step waiting.
         self._thread = threading.Thread(target=self._agree, name="agreement", daemon=True)
@@ -49,17 +50,32 @@ class Meeting:
     def place(self) -> str:
         return f"rank {self._ranks.rank} of {self._ranks.ranks} on {socket.gethostname()} ({_own_address()})"
 
+    def _meet(self) -> None:
+        timeout = timedelta(seconds=SECONDS_TO_MEET)
+        rank, ranks = self._ranks.rank, self._ranks.ranks
+        try:
+            self._store, _, _ = next(iter(rendezvous("env://", rank, ranks, timeout=timeout)))
+            dist.init_process_group("gloo", store=self._store, rank=rank, world_size=ranks, timeout=timeout)
+            dist.barrier()
+        except Exception as problem:  # noqa: BLE001 raised in the thread that waits for this one
+            self._problem = problem
+
     def tell(self, number: signal.Signals) -> None:
-        """Make the other ranks stop too."""
-        self._store.set(STOP, str(int(number)))
+        """Make the other ranks stop too, as far as they can be told."""
+        with contextlib.suppress(RuntimeError):
+            self._store.set(STOP, str(int(number)))
 
     def leave(self) -> None:
-        """Wait for the others to end: an agent of torchrun whose ranks are gone takes the others' store with it."""
+        """After the work, wait for the others: torchrun ends a node's agent some minutes after the node's last rank,
+        and with the first node's agent ends the store, and sooner or later the others' work.
+        """
         ended = [f"clusterlm/ended/{rank}" for rank in range(self._ranks.ranks)]
         try:
             self._store.set(ended[self._ranks.rank], "1")
-            while not self._signalled() and not self._store.check(ended):
+            while not (number := self._signalled()) and not self._store.check(ended):
                 time.sleep(SECONDS_BETWEEN_LOOKS)
+            if number:
+                self.tell(number)
         except RuntimeError:
             return  # the store is gone, and with it whoever there was to wait for
         finally:
@@ -80,7 +96,7 @@ class Meeting:
             return  # without the store each rank stops by its own signals alone
 
 
-def _not_met(ranks: Ranks, problem: RuntimeError) -> RunError:
+def _not_met(ranks: Ranks, problem: Exception) -> RunError:
     said = str(problem).strip().split("\n")[0]
     network = os.environ.get(NETWORK)
     hint = f"{NETWORK} names the network between the nodes; it is {network or 'not set'}. ip -brief address lists them"
