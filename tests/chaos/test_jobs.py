@@ -211,6 +211,14 @@ def test_a_signal_stops_between_two_steps_and_more_of_them_break_nothing(run: Ru
     assert told["new_results"] == len(started.results())
 
 
+def test_the_warning_of_a_limit_that_is_known_anyway_stops_nothing(run: RunFolder, undisturbed: Path) -> None:
+    started = worker(run, attempt(run, ends=time.time() + 190))
+    started.wait_for_results()
+    status, said = started.end(signal.SIGUSR1)
+    assert status == 0, said
+    assert_as_undisturbed(run, undisturbed)
+
+
 def test_a_signal_during_the_import_is_obeyed_at_once(run: RunFolder) -> None:
     started = worker(run, attempt(run))
     while b"libtorch_cpu" not in Path(f"/proc/{started.process.pid}/maps").read_bytes():

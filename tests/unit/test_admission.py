@@ -60,6 +60,19 @@ def test_the_longest_record_fits_twice_and_five_seconds_are_for_writing(clock: C
     assert not admission.is_open()
 
 
+def test_what_is_begun_is_left_when_only_the_time_to_write_is_left(clock: Clock) -> None:
+    admission = Admission(NOW + 1000)
+    admission.begin(0)
+    clock.now = NOW + 1000 - 5.1
+    assert admission.must_stop() is None
+    clock.now = NOW + 1000 - 4.9
+    assert admission.must_stop() == "time limit"
+
+
+def test_a_signal_is_the_reason_to_stop_whatever_the_time(clock: Clock) -> None:
+    assert Admission(NOW + 1, lambda: "SIGTERM").must_stop() == "SIGTERM"
+
+
 def test_a_record_at_work_counts_for_as_long_as_it_has_taken_already(clock: Clock) -> None:
     """With records of ten minutes none is finished when an hour's last quarter begins."""
     admission = Admission(NOW + 3600)

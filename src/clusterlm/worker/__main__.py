@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> int:
     except ClusterlmError as problem:
         _say(f"error: {problem}")
         return problem.exit_code
+    signals.ends = attempt.ends if attempt else None
     process = _Process(RunFolder(Path(arguments[0])), attempt, signals)
     signals.leave_by(process.leave)
     return process.run()

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from clusterlm.worker.outcome import TIME_LIMIT
+
 TIMES_LONGEST = 2
 """A record may take so many times what the longest of the recent ones took."""
 
@@ -24,11 +26,17 @@ class Admission:
 
     def __init__(self, ends: float | None = None, must_stop: Callable[[], str | None] = lambda: None) -> None:
         """`ends`: Unix time of the limit; None: there is none. `must_stop`: why all is to be left as it is, or None."""
-        self.must_stop = must_stop
+        self._asked_to_stop = must_stop
         self.is_out_of_time = False
         self._ends = ends
         self._begun: dict[int, float] = {}
         self._recent: deque[float] = deque(maxlen=RECENT)
+
+    def must_stop(self) -> str | None:
+        """Why even what is begun is to be left as it is."""
+        if self._ends is not None and time.time() > self._ends - SECONDS_TO_WRITE:
+            return self._asked_to_stop() or TIME_LIMIT
+        return self._asked_to_stop()
 
     def is_open(self) -> bool:
         """Whether records that were not begun may be taken."""

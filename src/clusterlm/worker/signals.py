@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 
 ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """Slurm sends USR1 where the batch script asks for a warning, TERM at a cancel, a preemption and the time limit."""
+
+WARNED_SECONDS = 200
+"""So long before a job's end its warning comes at the earliest: 120 are asked for, and Slurm may be 60 early.
+Source: `man sbatch`, --signal."""
 
 
 class Signals:
@@ -15,6 +20,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.first: signal.Signals | None = None
+        self.ends: float | None = None
+        """Unix time of the job's end. Who knows it needs no warning of it, and does not stop a minute early."""
         self._leave: Callable[[signal.Signals], object] | None = None
 
     def install(self) -> None:
@@ -36,7 +43,12 @@ class Signals:
         return self.first.name if self.first is not None else None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.first is None:
+        if self.first is None and not self._is_known(signal.Signals(number)):
             self.first = signal.Signals(number)
             if self._leave is not None:
                 self._leave(self.first)
+
+    def _is_known(self, number: signal.Signals) -> bool:
+        """Whether it only says that the time limit is near: the worker's own clock is more exact."""
+        is_warning = number is signal.SIGUSR1 and self.ends is not None
+        return is_warning and (self.ends or 0) - time.time() < WARNED_SECONDS
