@@ -150,15 +150,16 @@ def _names(paths: list[Path]) -> list[str]:
 
 @runs.command()
 @click.argument("run", nargs=-1)
-@click.option("--interval", type=float, help="Seconds between two looks.  [2, growing to 30]")
-def watch(run: tuple[str, ...], interval: float | None) -> None:
+@click.option("--interval", type=click.FloatRange(min=0.1), help="Seconds between two looks.  [2, growing to 30]")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list in a line whenever something has happened.")
+def watch(run: tuple[str, ...], interval: float | None, as_json: bool) -> None:
     """Follow runs until none is with Slurm any more; all of them where none is named.
 
     Exit status: 0 all finished; 3 some records failed, or a run stopped before its end.
     """
     from clusterlm.cli.watch import watch_runs
 
-    click.get_current_context().exit(watch_runs(run, interval))
+    click.get_current_context().exit(watch_runs(run, interval, as_json=as_json))
 
 
 @runs.command()

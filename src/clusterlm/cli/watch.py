@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 
 import click
 
-from clusterlm.report.runs import runs_table
+from clusterlm.report.runs import run_summary, runs_table
 from clusterlm.runs.folder import RunFolder, find_run, known_runs
 from clusterlm.runs.state import RunState, states
 
@@ -17,31 +19,31 @@ LONGEST_SECONDS = 30.0
 """Sites ask not to poll the controller more often than that over hours."""
 GROWTH = 1.2
 NOT_ALL_DONE = 3
+BY_CTRL_C = 130
 OPEN = ("queued", "running")
 
 
-def watch_runs(names: Sequence[str], interval: float | None) -> int:
+def watch_runs(names: Sequence[str], interval: float | None, *, as_json: bool) -> int:
     """The exit status: of runs that are all finished, 0."""
     runs = [find_run(name) for name in names] or _open_runs()
     if not runs:
         click.echo("no run is at work", err=True)
         return 0
-    pause, shown, key = interval or FIRST_SECONDS, "", ""
-    while True:
-        found, silent = states(runs)
-        text = runs_table(found)
-        if silent:
-            text += f"\n(Slurm does not answer: {silent})"
-        news = _news(found, silent)
-        if news != key or sys.stdout.isatty():
-            _show(text, shown)
-            shown = text
-        if news != key:
-            key, pause = news, interval or FIRST_SECONDS  # where things happen, look soon again
-        if not silent and not any(one.state in OPEN for one in found):
-            return _account(found)
-        time.sleep(pause)
-        pause = interval or min(LONGEST_SECONDS, pause * GROWTH)
+    screen, pause, before = _Screen(as_json), interval or FIRST_SECONDS, ""
+    try:
+        while True:
+            found, silent = states(runs)
+            screen.show(found, silent)
+            if not silent and not any(one.state in OPEN for one in found):
+                return _account(found)
+            news = f"{[(one.state, one.attempts, one.said) for one in found]}"
+            if news != before:
+                before, pause = news, interval or FIRST_SECONDS  # where things happen, look soon again
+            time.sleep(pause)
+            pause = interval or min(LONGEST_SECONDS, pause * GROWTH)
+    except KeyboardInterrupt:
+        click.echo("the runs go on without being watched", err=True)
+        return BY_CTRL_C
 
 
 def _open_runs() -> list[RunFolder]:
@@ -49,23 +51,36 @@ def _open_runs() -> list[RunFolder]:
     return [one.run for one in found if one.state in OPEN]
 
 
-def _news(found: Sequence[RunState], silent: str | None) -> str:
-    """What is worth a new line in a log: more than the clock."""
-    rows = [(one.run.name, one.state, one.account.done, one.account.failed, one.attempts, one.said) for one in found]
-    return f"{rows} {silent}"
+class _Screen:
+    """On a terminal each table over the one before; else lines that say more than that time goes by."""
 
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._is_live = sys.stdout.isatty() and not as_json
+        self._shown: list[str] = []
+        self._news = ""
 
-def _show(text: str, before: str) -> None:
-    """On a terminal over the table before; else as plain lines, those that changed alone."""
-    if sys.stdout.isatty():
-        lines = before.count("\n") + 1 if before else 0
-        click.echo((f"\x1b[{lines}F\x1b[J" if lines else "") + text)
-        return
-    old = set(before.splitlines())
-    for line in text.splitlines():
-        if line not in old:
-            click.echo(line)
-    sys.stdout.flush()
+    def show(self, found: Sequence[RunState], silent: str | None) -> None:
+        rows = [
+            (one.run.name, one.state, one.account.done, one.account.failed, one.attempts, one.said) for one in found
+        ]
+        news, self._news = self._news, f"{rows} {silent}"
+        if news == self._news and not self._is_live:
+            return
+        if self._as_json:
+            click.echo(json.dumps([run_summary(one) for one in found]))
+        else:
+            self._print(runs_table(found).splitlines() + ([f"(Slurm does not answer: {silent})"] if silent else []))
+        sys.stdout.flush()
+
+    def _print(self, lines: list[str]) -> None:
+        if self._is_live:
+            width = shutil.get_terminal_size().columns  # a line that wraps would be two of the screen's
+            up = f"\x1b[{len(self._shown)}F\x1b[J" if self._shown else ""
+            click.echo(up + "\n".join(line[:width] for line in lines))
+        else:
+            click.echo("\n".join(line for line in lines if line not in self._shown))
+        self._shown = lines
 
 
 def _account(found: Sequence[RunState]) -> int:
