@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -15,12 +14,13 @@ def job() -> None:
 
 @job.command()
 @click.argument("run", type=click.Path(path_type=Path))
-def begin(run: Path) -> None:
+@click.argument("first_shard", type=int, default=0)
+def begin(run: Path, first_shard: int) -> None:
     """Make this job's attempt, queue the job that would go on after it, and print the attempt's folder."""
     from clusterlm.runs.folder import RunFolder
-    from clusterlm.runs.keeper import FIRST_SHARD, begin
+    from clusterlm.runs.keeper import begin
 
-    click.echo(begin(RunFolder(run), int(os.environ.get(FIRST_SHARD) or 0)).path)
+    click.echo(begin(RunFolder(run), first_shard).path)
 
 
 @job.command()

@@ -16,7 +16,7 @@ from clusterlm.runs.attempt import Attempt, attempt_of_this_job
 from clusterlm.runs.chain import Past, why_not_continue
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.past import count_results, diagnosis_of, past_of, status_of, worst_outcome
-from clusterlm.runs.submission import Submission, comment_of, read_submission
+from clusterlm.runs.submission import Submission, arguments, comment_of, read_submission
 from clusterlm.runs.told import Told, attempts_of, told
 from clusterlm.slurm import queue
 from clusterlm.slurm.here import ThisJob, this_job
@@ -24,12 +24,13 @@ from clusterlm.slurm.jobs import JobStatus
 
 DONE = (0, 3)
 """Exit statuses with which there is nothing left to do: all records are done, or those that failed will fail again."""
-FIRST_SHARD = "CLUSTERLM_FIRST_SHARD"
-"""Of an array that is not the first of its run: Slurm's arrays may be too short for all shards."""
 
 
 def begin(run: RunFolder, first_shard: int = 0) -> Attempt:
-    """The attempt of this job, its successor queued. RunError where the chain ends here."""
+    """The attempt of this job, its successor queued. RunError where the chain ends here.
+
+    `first_shard`: that of task 0 of its array; Slurm's arrays may be too short for all shards of a run.
+    """
     here = this_job()
     if here is None:
         raise RunError("this is no Slurm job", where=str(run.path), hint="sbatch starts a run's job.sbatch")
@@ -144,9 +145,9 @@ def _queue_successor(
         return
     task = attempt.job.partition("_")[2]
     options = [f"--dependency=afternotok:{job}", "--kill-on-invalid-dep=yes", *([f"--array={task}"] if task else [])]
-    token = secrets.token_hex(4)
+    token, first_shard = secrets.token_hex(4), attempt.shard - int(task or 0)
     try:
-        number = queue.submit(run.script, *options, comment=comment_of(run, token))
+        number = queue.submit(run.script, *options, comment=comment_of(run, token), arguments=arguments(first_shard))
     except SlurmError as problem:
         said = f"no job to continue could be queued: {problem.problem}"
         journal.note(attempt.journal, "no successor", said, job=attempt.job)

@@ -52,6 +52,11 @@ def was_submitted(run: RunFolder) -> bool:
     return (run.path / FILE).exists()
 
 
+def arguments(first_shard: int) -> list[str]:
+    """Of job.sbatch in an array whose task 0 works on this shard."""
+    return [str(first_shard)] if first_shard else []
+
+
 def comment_of(run: RunFolder, token: str) -> str:
     """By which a job can be found again when Slurm's answer was lost: no two submits have the same."""
     return f"clusterlm:{sha256(str(run.path).encode()).hexdigest()[:12]}:{token}"

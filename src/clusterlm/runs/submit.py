@@ -12,10 +12,9 @@ from clusterlm.records.log import ResultLog
 from clusterlm.runs import journal
 from clusterlm.runs.attempt import write_json
 from clusterlm.runs.folder import RunFolder
-from clusterlm.runs.keeper import FIRST_SHARD
 from clusterlm.runs.order import Order
 from clusterlm.runs.state import active, numbers_in
-from clusterlm.runs.submission import Submission, comment_of, read_submission, was_submitted
+from clusterlm.runs.submission import Submission, arguments, comment_of, read_submission, was_submitted
 from clusterlm.runs.told import attempts_of
 from clusterlm.slurm import queue
 from clusterlm.slurm.header import ranges
@@ -37,7 +36,8 @@ def submit(run: RunFolder, order: Order | None = None, plan: dict[str, Any] | No
     are with Slurm already, or nothing is missing.
     """
     with run.locked("submit.lock"):
-        refuse_second(run)
+        if run.finished() is None:  # else its last job may still be seen, with nothing left to do
+            refuse_second(run)
         if order is not None:
             write_order(run, order, plan or {})
         submission = read_submission(run)
@@ -71,10 +71,10 @@ def _submit_group(run: RunFolder, submission: Submission, first: int, shards: Se
     options = []
     if submission.shards > 1:
         limit = f"%{submission.at_once}" if submission.at_once else ""
-        options += [f"--array={tasks}{limit}", f"--export=ALL,{FIRST_SHARD}={first}"]
+        options.append(f"--array={tasks}{limit}")
     journal.note(run.journal, "submitting", "asks Slurm for a job", comment=comment, tasks=tasks, first_shard=first)
     try:
-        number = queue.submit(run.script, *options, comment=comment)
+        number = queue.submit(run.script, *options, comment=comment, arguments=arguments(first))
     except SlurmError as problem:
         if not isinstance(problem, queue.Unknown):
             journal.note(run.journal, "refused", problem.problem, comment=comment)

@@ -36,7 +36,7 @@ def body(cluster: Cluster, job: Job) -> Iterator[list[str]]:
     if job.run is None:
         yield [f"srun {shlex.join(job.command)}"]
         return
-    yield _begin()
+    yield _begin(job)
     yield _caches(job, node)
     yield from launch(job, vendor(node))
     yield _end()
@@ -130,12 +130,14 @@ def _hub_cache(cluster: Cluster, job: Job) -> str | None:
     return f"{literal}/$USER/huggingface" if shared else f"{literal}/huggingface"
 
 
-def _begin() -> list[str]:
-    return [
-        "# Has the job continued should it be cut off, and makes the folder of this attempt.",
-        'CLUSTERLM_ATTEMPT=$("$python" -m clusterlm job begin "$run")',
-        "export CLUSTERLM_ATTEMPT",
-    ]
+def _begin(job: Job) -> list[str]:
+    lines = ["# Has the job continued should it be cut off, and makes the folder of this attempt."]
+    first_shard = ""
+    if job.tasks is not None:
+        lines.append("# $1: the shard of task 0, where Slurm's arrays are too short for all shards.")
+        first_shard = ' "${1:-0}"'
+    begin = f'CLUSTERLM_ATTEMPT=$("$python" -m clusterlm job begin "$run"{first_shard})'
+    return [*lines, begin, "export CLUSTERLM_ATTEMPT"]
 
 
 def _caches(job: Job, node: NodeType) -> list[str]:

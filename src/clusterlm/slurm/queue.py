@@ -66,23 +66,24 @@ class Forecast:
     """In its own words: when, how many processors, on which nodes."""
 
 
-def submit(script: Path, *options: str, comment: str) -> str:
-    """The job's id. `comment`: by which it can be found again, so of no other job; `options`: of sbatch.
+def submit(script: Path, *options: str, comment: str, arguments: Sequence[str] = ()) -> str:
+    """The job's id. `options`: of sbatch; `comment`: by which it can be found again, so of no other job; `arguments`:
+    of the script.
 
     SlurmError where Slurm refuses it, Unknown where nobody can say whether it is in the queue: it is never given twice.
     """
     for seconds in LOOK_AFTER_SECONDS:
         try:
-            return _given(script, options, comment)
+            return _given(script, options, comment, arguments)
         except client.NotHeard:
             time.sleep(seconds)
             if job := _seen(comment):
                 return job
-    return _given(script, options, comment)
+    return _given(script, options, comment, arguments)
 
 
-def _given(script: Path, options: Sequence[str], comment: str) -> str:
-    command = ("sbatch", "--parsable", *options, f"--comment={comment}", str(script))
+def _given(script: Path, options: Sequence[str], comment: str, arguments: Sequence[str]) -> str:
+    command = ("sbatch", "--parsable", *options, f"--comment={comment}", str(script), *arguments)
     try:
         said = client.answer(*command, seconds=SUBMIT_SECONDS, environment=_environment(script)).output
     except client.NotHeard:
