@@ -125,9 +125,9 @@ def _by_outcome(evidence: Evidence) -> Diagnosis | None:
         return _by_failure(evidence, outcome)
     if evidence.exit_status == SOME_FAILED:
         return _some_failed(outcome)
-    if outcome.get("outcome") == "stopped":
+    if outcome.get("outcome") == "stopped" and evidence.exit_status in (None, 0, outcome.get("exit_status")):
         return _by_stop(evidence, str(outcome.get("reason")))
-    return None
+    return None  # another process ended worse, and had no time to say it
 
 
 def _by_failure(evidence: Evidence, outcome: Mapping[str, Any]) -> Diagnosis | None:
