@@ -498,13 +498,13 @@ def test_a_stop_in_time_is_no_failure_and_goes_on() -> None:
 def test_a_stop_by_a_signal_is_told_by_whom_where_the_log_says_it() -> None:
     outcome = {"outcome": "stopped", "exit_status": 143, "reason": "SIGTERM"}
     assert told(Evidence(exit_status=143, outcome=outcome)).cause == "stopped"
+    line = "slurmstepd: error: *** JOB 12 ON node1 CANCELLED AT 2026-11-21T14:00:00 DUE TO PREEMPTION ***\n"
+    assert told(Evidence(exit_status=143, outcome=outcome, log_tail=line)).cause == "preempted"
 
 
 def test_a_rank_that_was_killed_goes_before_those_that_stopped_because_of_it() -> None:
     outcome = {"outcome": "stopped", "exit_status": 143, "reason": "SIGTERM"}
     assert told(Evidence(exit_status=137, outcome=outcome)).cause == "killed"
-    line = "slurmstepd: error: *** JOB 12 ON node1 CANCELLED AT 2026-11-21T14:00:00 DUE TO PREEMPTION ***\n"
-    assert told(Evidence(exit_status=143, outcome=outcome, log_tail=line)).cause == "preempted"
 
 
 def test_records_that_failed_are_told_with_their_number() -> None:
