@@ -38,7 +38,7 @@ def lab(three_equal_nodes: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield three_equal_nodes
     for name in three_equal_nodes.nodes():
-        three_equal_nodes.until_node(name, "idle", seconds=60)
+        until(lambda name=name: three_equal_nodes.state_of(name) in ("idle", "mixed"), 60, f"the return of {name}")
 
 
 def write_prompts(path: Path, records: int) -> Path:
@@ -188,7 +188,7 @@ def test_a_chain_of_jobs_does_what_one_time_limit_is_too_short_for(
     lab: Lab, tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model, some = tiny("llama"), write_prompts(tmp_path / "some.txt", 40)
-    seconds_of_work = 150  # of jobs that may take 60, and use some of it to load
+    seconds_of_work = 120  # of jobs that may take 60, and use some of it to load
     records = max(60, round(tokens_per_second(model, some, tmp_path) * seconds_of_work / 32))
     prompts = write_prompts(tmp_path / "prompts.txt", records)
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
