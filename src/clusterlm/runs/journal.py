@@ -51,15 +51,21 @@ def note(path: Path, event: Event, said: str, *, job: str | None = None, **detai
     """Append to the journal at `path`; on the disk when this returns."""
     entry = Entry(round(time.time(), 3), event, said, job, details)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            write_all(descriptor, entry.line.encode())
+            write_all(descriptor, (_end_of_torn_line(descriptor) + entry.line).encode())
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise RunError(disk_problem(error), where=str(path), hint="free space, or ask for the right to write") from None
     return entry
+
+
+def _end_of_torn_line(descriptor: int) -> str:
+    """What a crash or a full disk left of an entry must not take the next with it."""
+    size = os.fstat(descriptor).st_size
+    return "\n" if size and os.pread(descriptor, 1, size - 1) != b"\n" else ""
 
 
 def read(paths: Iterable[Path]) -> list[Entry]:
