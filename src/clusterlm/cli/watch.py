@@ -34,7 +34,7 @@ def watch_runs(names: Sequence[str], interval: float | None, *, as_json: bool) -
         while True:
             found, silent = states(runs)
             screen.show(found, silent)
-            if not silent and not any(one.state in OPEN for one in found):
+            if all(one.state == "finished" for one in found) or not (silent or any(one.state in OPEN for one in found)):
                 return _account(found)
             news = f"{[(one.state, one.attempts, one.said) for one in found]}"
             if news != before:

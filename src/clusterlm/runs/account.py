@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clusterlm.records.log import ResultLog
 from clusterlm.runs.attempt import Attempt
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.progress import Progress
@@ -29,21 +30,28 @@ def account_of(run: RunFolder, attempts: Sequence[Told], requests: int, finished
     if finished is not None:
         return Account(finished.requests, finished.done, finished.failed, _gpu_seconds(attempts))
     by_hand = run.progress_by_hand()
-    of_jobs = _latest_of_each_part([one.attempt for one in attempts])
-    parts = [(sum(part["done"] for part in of_jobs), sum(part["failed"] for part in of_jobs))]
-    parts += [(by_hand.done, by_hand.failed)] if by_hand else []
-    done, failed = max(parts, key=sum)
+    if len(_cuts(attempts)) + (by_hand is not None) > 1:
+        with ResultLog(None, run.result_files()) as log:  # cut in several ways: no sum of parts is the whole
+            return Account(requests, len(log) - log.failed_count, log.failed_count, _gpu_seconds(attempts))
+    if by_hand:
+        return Account(requests, by_hand.done, by_hand.failed, 0.0)
+    parts = _latest_of_each_part([one.attempt for one in attempts])
+    done, failed = sum(part["done"] for part in parts), sum(part["failed"] for part in parts)
     return Account(requests, done, failed, _gpu_seconds(attempts))
+
+
+def _cuts(attempts: Sequence[Told]) -> set[tuple[int, int]]:
+    """Into how many shards and ranks the input was cut, each time that somebody worked on it."""
+    ranks = [(one.attempt.shards, len(list(one.attempt.path.glob("results*.jsonl")))) for one in attempts]
+    return {(shards, ranks_of_shard) for shards, ranks_of_shard in ranks if ranks_of_shard}
 
 
 def _latest_of_each_part(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
     """Progress of every process, as the last attempt of its part wrote it."""
     latest: dict[tuple[int, str], dict[str, Any]] = {}
-    shards = attempts[-1].shards if attempts else 1
     for attempt in attempts:
-        if attempt.shards == shards:  # an earlier submission may have cut the input otherwise
-            for file in attempt.path.glob("progress*.json"):
-                latest[attempt.shard, file.name] = _json(file)
+        for file in attempt.path.glob("progress*.json"):
+            latest[attempt.shard, file.name] = _json(file)
     return [content for content in latest.values() if content]
 
 
