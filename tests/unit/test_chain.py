@@ -11,6 +11,8 @@ from clusterlm.runs import journal
 from clusterlm.runs.attempt import Attempt, Part
 from clusterlm.runs.chain import Caps, Past, why_not_continue
 from clusterlm.runs.diagnosis import Evidence, diagnose
+from clusterlm.runs.folder import RunFolder
+from clusterlm.runs.told import attempts_of, chain_of, told
 
 
 def past(number: int = 1, *, new_results: int = 5, seconds: float = 60.0, **evidence: Any) -> Past:
@@ -81,6 +83,55 @@ def test_the_time_of_all_attempts_is_capped() -> None:
     spent = [past(1, seconds=1800), past(2, seconds=1800)]
     assert why_not_continue(spent, Caps(seconds=3601)) is None
     assert why_not_continue(spent, Caps(seconds=3600)) == "1:00:00 h are spent, of 1:00:00 h that were allowed"
+
+
+def started(run: RunFolder, job: str, *, successor: str | None = None, restarts: int = 0) -> Attempt:
+    attempt = Attempt(path=run.new_attempt(), began=0.0, job=job, restarts=restarts)
+    attempt.write()
+    journal.note(attempt.journal, "started", "works on node1", job=job)
+    if successor is not None:
+        journal.note(attempt.journal, "successor", "goes on", job=job, successor=successor, after=job)
+    return attempt
+
+
+def chain(run: RunFolder, job: str) -> list[int]:
+    return [one.attempt.number for one in chain_of(told(attempts_of(run)), job)]
+
+
+def test_a_chain_is_a_job_with_those_that_queued_it_and_their_earlier_starts(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    started(run, "11", successor="12")
+    started(run, "11", restarts=1)
+    started(run, "12", successor="13")
+    assert chain(run, "13") == [1, 2, 3]
+    assert chain(run, "12") == [1, 2, 3]
+    assert chain(run, "11") == [1, 2]
+
+
+def test_a_job_that_a_user_queued_begins_a_chain(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for job, after in (("11", "12"), ("12", "13"), ("13", None)):
+        started(run, job, successor=after)
+    assert chain(run, "20") == []
+    started(run, "20", successor="21")
+    assert chain(run, "21") == [4]
+
+
+def test_a_job_that_had_nothing_to_do_is_no_attempt_of_a_chain(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    started(run, "11", successor="12")
+    started(run, "12", successor="13")
+    idle = started(run, "11", restarts=1)
+    journal.note(idle.journal, "given up", "job 12 works on this already", job="11")
+    assert chain(run, "13") == [1, 2]
+
+
+def test_an_entry_after_a_torn_one_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"time": 3, "event": "submitt')
+    journal.note(path, "submitted", "job 1 is queued", job="1")
+    journal.note(path, "cancelled", "taken back", jobs=["1"])
+    assert [entry.event for entry in journal.read([path])] == ["submitted", "cancelled"]
 
 
 @pytest.mark.parametrize(("shards", "ranks"), [(1, 1), (6, 1), (1, 4), (5, 3)])

@@ -28,7 +28,13 @@ def begin(run: Path, first_shard: int) -> None:
 @click.argument("status", type=int)
 def end(run: Path, status: int) -> None:
     """Write down how the work ended; exit with the run's own status."""
+    from clusterlm.errors import ClusterlmError
     from clusterlm.runs.folder import RunFolder
-    from clusterlm.runs.keeper import end
+    from clusterlm.runs.keeper import end, final_status
 
-    click.get_current_context().exit(end(RunFolder(run), status))
+    final = final_status(status)
+    try:
+        end(RunFolder(run), final)
+    except ClusterlmError as problem:  # a run that is done stays done where the disk has no room for its story
+        click.echo(f"error: {problem}", err=True)
+    click.get_current_context().exit(final)

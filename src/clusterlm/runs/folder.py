@@ -147,14 +147,18 @@ class RunFolder:
 
     def new_attempt(self) -> Path:
         """Its folder, made by this process alone: tasks of an array begin at the same moment."""
-        (self.path / "attempts").mkdir(parents=True, exist_ok=True)
-        number = len(self.attempts())
-        while True:
-            number += 1
-            with contextlib.suppress(FileExistsError):
-                folder = self.path / "attempts" / str(number)
-                folder.mkdir()
-                return folder
+        attempts = self.path / "attempts"
+        try:
+            attempts.mkdir(parents=True, exist_ok=True)
+            number = len(self.attempts())
+            while True:
+                number += 1
+                with contextlib.suppress(FileExistsError):
+                    (attempts / str(number)).mkdir()
+                    return attempts / str(number)
+        except OSError as error:
+            hint = "free space, or ask for the right to write"
+            raise RunError(disk_problem(error), where=str(attempts), hint=hint) from None
 
     def write_finished(self, progress: Progress) -> None:
         write_json(self.path / "finished.json", {"finished": _now(), **asdict(progress)})

@@ -17,7 +17,7 @@ from clusterlm.runs.chain import Past, why_not_continue
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.past import count_results, diagnosis_of, past_of, status_of, worst_outcome
 from clusterlm.runs.submission import Submission, arguments, comment_of, read_submission
-from clusterlm.runs.told import Told, attempts_of, told
+from clusterlm.runs.told import Told, attempts_of, chain_of, jobs_of_chain, told
 from clusterlm.slurm import queue
 from clusterlm.slurm.here import ThisJob, this_job
 from clusterlm.slurm.jobs import JobStatus
@@ -37,13 +37,19 @@ def begin(run: RunFolder, first_shard: int = 0) -> Attempt:
     submission = read_submission(run)
     jobs = _jobs_or_none()
     shard = first_shard + (here.task or 0)
-    before = attempts_of(run, shard)
+    if shard >= submission.shards:
+        problem = f"there is no shard {shard}: the input was cut into {submission.shards}, counted from 0"
+        raise RunError(problem, where=str(run.path), hint=f"clusterlm runs resume {run.name}")
     attempt = _begun(run, here, shard, submission, jobs)
-    past = [_learned(run, attempt, one, jobs) for one in told(before)]
-    if reason := why_not_continue(past, submission.caps):
-        journal.note(attempt.journal, "given up", f"not continued: {reason}", job=here.id)
+    attempts = [one for one in attempts_of(run, shard) if one.number <= attempt.number]
+    _find_predecessor(attempt, told(attempts), jobs)
+    known = told(attempts)
+    at_work = _at_work(known, here.id, jobs)
+    over = [one for one in chain_of(known, here.id)[:-1] if one.attempt.job != at_work]
+    past = [_learned(run, attempt, one, jobs) for one in over]
+    if reason := _taken_back(run, known, here.id) or why_not_continue(past, submission.caps):
+        _give_up(run, attempt, reason)
         raise RunError(f"not continued: {reason}", where=str(run.path), hint=f"clusterlm runs resume {run.name}")
-    at_work = _at_work(before, here.id, jobs)
     _queue_successor(run, attempt, at_work or here.id, past, submission, jobs)
     if at_work is not None:
         said = f"job {at_work} works on this already"
@@ -52,12 +58,52 @@ def begin(run: RunFolder, first_shard: int = 0) -> Attempt:
     return attempt
 
 
-def _at_work(before: Sequence[Attempt], job: str, jobs: tuple[JobStatus, ...] | None) -> str | None:
+def _find_predecessor(attempt: Attempt, known: Sequence[Told], jobs: tuple[JobStatus, ...] | None) -> None:
+    """Of a job whose number the one before it did not write down: it was ended while it asked Slurm for it."""
+    own = status_of(attempt.job, jobs or ())
+    if own is None or len(jobs_of_chain(known, attempt.job)) > 1:
+        return
+    asked = [entry.details for one in known for entry in one.entries if entry.event == "submitting"]
+    for after in (details["after"] for details in asked if details["comment"] == own.comment):
+        said = f"was queued to go on after job {after}"
+        journal.note(attempt.journal, "successor", said, job=attempt.job, successor=attempt.job, after=after)
+
+
+def _taken_back(run: RunFolder, known: Sequence[Told], job: str) -> str | None:
+    """By the user, while this job was just being queued to go on after another."""
+    entries = [entry for entry in journal.read([run.journal]) if entry.event == "cancelled"]
+    cancelled = {taken for entry in entries for taken in entry.details["jobs"]}
+    found = next((one for one in jobs_of_chain(known, job) if one in cancelled), None)
+    return f"job {found} was cancelled by `clusterlm runs cancel`" if found else None
+
+
+def _give_up(run: RunFolder, attempt: Attempt, reason: str) -> None:
+    """Not only this job: also the one that waits to go on after it."""
+    waiting = successors(run, attempt.shard, attempt.job)
+    if waiting:
+        _cancel(attempt, waiting, reason)
+    journal.note(attempt.journal, "given up", f"not continued: {reason}", job=attempt.job)
+
+
+def _cancel(attempt: Attempt, waiting: Sequence[str], reason: str) -> None:
+    """Where Slurm does not answer they stay: each sees for itself, when it begins, that nothing is left to do."""
+    try:
+        queue.cancel(waiting)
+    except SlurmError as problem:
+        said = f"job {', '.join(waiting)} is not needed, and not cancelled: {problem.problem}"
+        journal.note(attempt.journal, "successor cancelled", said, job=attempt.job, successors=[])
+        return
+    said = f"job {', '.join(waiting)} is not needed: {reason}"
+    journal.note(attempt.journal, "successor cancelled", said, job=attempt.job, successors=waiting)
+
+
+def _at_work(known: Sequence[Told], job: str, jobs: tuple[JobStatus, ...] | None) -> str | None:
     """Another job on the same shard. Slurm may start a successor although it puts the job before it into the queue
     again; of the two, the one that began first works.
     """
-    running = {status.id for status in jobs or () if status.state == "RUNNING"}
-    return next((one.job for one in before if one.job != job and one.job in running), None)
+    running = {(status.id, status.restarts) for status in jobs or () if status.state == "RUNNING"}
+    others = [one.attempt for one in known if one.attempt.job != job and one.has_worked]
+    return next((other.job for other in others if (other.job, other.restarts) in running), None)
 
 
 def _jobs_or_none() -> tuple[JobStatus, ...] | None:
@@ -98,15 +144,15 @@ def _end_of(own: JobStatus | None) -> float | None:
 
 def _learned(run: RunFolder, attempt: Attempt, one: Told, jobs: tuple[JobStatus, ...] | None) -> Past:
     """The past of an earlier attempt; what Slurm says of its end is written down, for Slurm forgets it."""
-    if not one.wants_asking:
-        return past_of(run, one, None)
     earlier = one.attempt
-    status: JobStatus | None = None
+    if not one.wants_asking and not _was_cancelled(earlier, attempt, jobs):
+        return past_of(run, one, None)
     state: str | None = "REQUEUED"
-    if earlier.job == attempt.job:
+    status = None if earlier.job == attempt.job else status_of(earlier.job, jobs or ()) or _accounted(earlier.job)
+    if earlier.job == attempt.job or (status is not None and status.restarts > earlier.restarts):
+        status = None  # of a later start
         said = f"job {earlier.job} was put back into the queue by Slurm (attempt {earlier.number})"
     else:
-        status = status_of(earlier.job, jobs or ()) or _accounted(earlier.job)
         state = status.state if status else None
         said = f"job {earlier.job} (attempt {earlier.number}) ended as {state or 'Slurm does not know any more'}"
     past = past_of(run, one, status)
@@ -117,6 +163,12 @@ def _learned(run: RunFolder, attempt: Attempt, one: Told, jobs: tuple[JobStatus,
     ended = status.ended.timestamp() if status and status.ended else None
     journal.note(attempt.journal, "learned", said, job=attempt.job, ended=ended, **details)
     return past
+
+
+def _was_cancelled(earlier: Attempt, attempt: Attempt, jobs: tuple[JobStatus, ...] | None) -> bool:
+    """By a user, while it was about to end by itself."""
+    status = status_of(earlier.job, jobs or ())
+    return earlier.job != attempt.job and status is not None and status.state == "CANCELLED"
 
 
 def _accounted(job: str) -> JobStatus | None:
@@ -145,9 +197,11 @@ def _queue_successor(
         return
     task = attempt.job.partition("_")[2]
     options = [f"--dependency=afternotok:{job}", "--kill-on-invalid-dep=yes", *([f"--array={task}"] if task else [])]
-    token, first_shard = secrets.token_hex(4), attempt.shard - int(task or 0)
+    comment, first_shard = comment_of(run, secrets.token_hex(4)), attempt.shard - int(task or 0)
+    said = "asks Slurm for the job that goes on"
+    journal.note(attempt.journal, "submitting", said, job=attempt.job, comment=comment, after=job)
     try:
-        number = queue.submit(run.script, *options, comment=comment_of(run, token), arguments=arguments(first_shard))
+        number = queue.submit(run.script, *options, comment=comment, arguments=arguments(first_shard))
     except SlurmError as problem:
         said = f"no job to continue could be queued: {problem.problem}"
         journal.note(attempt.journal, "no successor", said, job=attempt.job)
@@ -170,24 +224,26 @@ def successors(run: RunFolder, shard: int, job: str) -> list[str]:
     return list(dict.fromkeys(details["successor"] for details in found if details["after"] == job))
 
 
-def end(run: RunFolder, status: int) -> int:
-    """The run's own exit status, which is that of the job; the successor is cancelled where it has nothing to do."""
+def final_status(status: int) -> int:
+    """The run's own exit status, which is that of the job, by that of its launch."""
+    attempt = attempt_of_this_job()
+    return status if attempt is None else _final_status(attempt, status)
+
+
+def end(run: RunFolder, final: int) -> None:
+    """Writes down how the work ended; the successor is cancelled where it has nothing to do."""
     attempt = attempt_of_this_job()
     if attempt is None:
-        return status
-    final = _final_status(attempt, status)
+        return
     said = _end_said(run, attempt, final)
     journal.note(attempt.journal, "ended", said, job=attempt.job, exit_status=final)
-    past = [past_of(run, one, None) for one in told(attempts_of(run, attempt.shard))]
-    reason = "its work is done" if final in DONE else why_not_continue(past, read_submission(run).caps)
-    waiting = successors(run, attempt.shard, attempt.job)
-    if reason is not None and waiting:
-        queue.cancel(waiting)
-        said = f"job {', '.join(waiting)} is not needed: {reason}"
-        journal.note(attempt.journal, "successor cancelled", said, job=attempt.job, successors=waiting)
-    if reason is not None and final not in DONE:
-        journal.note(attempt.journal, "given up", f"not continued: {reason}", job=attempt.job)
-    return final
+    if final in DONE:
+        if waiting := successors(run, attempt.shard, attempt.job):
+            _cancel(attempt, waiting, "its work is done")
+        return
+    past = [past_of(run, one, None) for one in chain_of(told(attempts_of(run, attempt.shard)), attempt.job)]
+    if reason := why_not_continue(past, read_submission(run).caps):
+        _give_up(run, attempt, reason)
 
 
 def _final_status(attempt: Attempt, status: int) -> int:

@@ -84,4 +84,5 @@ def log_tail(run: RunFolder, job: str) -> str:
 
 
 def status_of(job: str, statuses: Iterable[JobStatus]) -> JobStatus | None:
-    return next((status for status in statuses if status.id == job), None)
+    """Its last: accounting tells of each start of a job that was put back into the queue, the earliest first."""
+    return next((status for status in reversed(list(statuses)) if status.id == job), None)

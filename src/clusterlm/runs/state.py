@@ -13,7 +13,7 @@ from clusterlm.runs.diagnosis import Diagnosis
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.past import past_of, status_of
 from clusterlm.runs.progress import Progress
-from clusterlm.runs.submission import Submission, read_submission, was_submitted
+from clusterlm.runs.submission import Submission, comment_of, read_submission, was_submitted
 from clusterlm.runs.told import Told, attempts_of, told
 from clusterlm.slurm import queue
 from clusterlm.slurm.jobs import JobStatus
@@ -118,7 +118,8 @@ def numbers_in(entries: Iterable[journal.Entry]) -> frozenset[str]:
 
 def _may_be_active(one: _Files) -> bool:
     """A finished run whose jobs all said so needs no asking."""
-    return not (one.finished and all(told.attempt.job in one.over for told in one.attempts))
+    over = one.over
+    return not (one.finished and all(told.attempt.job in over for told in one.attempts))
 
 
 def _forgotten(open_runs: Sequence[_Files], jobs: Sequence[JobStatus]) -> list[str]:
@@ -128,19 +129,22 @@ def _forgotten(open_runs: Sequence[_Files], jobs: Sequence[JobStatus]) -> list[s
     for one in open_runs:
         if not one.finished:
             began = [told.attempt.job for told in one.attempts] or sorted(one.numbers)
-            found += [job for job in began if job not in one.over and job not in known]
+            over = one.over
+            found += [job for job in began if job not in over and job not in known]
     return list(dict.fromkeys(found))
 
 
-def active(one: Iterable[str], jobs: Sequence[JobStatus]) -> tuple[JobStatus, ...]:
-    """Of `jobs`, those with these numbers that have not ended."""
-    numbers = frozenset(one)
-    return tuple(job for job in jobs if job.id.split("_")[0] in numbers and not job.is_ended)
+def active(run: RunFolder, known: Iterable[str], jobs: Sequence[JobStatus]) -> tuple[JobStatus, ...]:
+    """Of `jobs`, those of the run that have not ended: by number, or by comment where the number was not heard."""
+    numbers, comment = frozenset(known), comment_of(run)
+    return tuple(
+        job for job in jobs if not job.is_ended and (job.array_id in numbers or job.comment.startswith(comment))
+    )
 
 
 def _state(one: _Files, jobs: Sequence[JobStatus], ended: Sequence[JobStatus], silent: str | None) -> RunState:
     account = account_of(one.run, one.attempts, int(one.asked["requests"]), one.finished)
-    there = active(one.numbers, jobs)
+    there = active(one.run, one.numbers, jobs)
     plain = RunState(
         run=one.run,
         asked=one.asked,
@@ -180,13 +184,21 @@ def _over(state: RunState, one: _Files, statuses: Sequence[JobStatus]) -> RunSta
         last = next((status for status in statuses if status.id.split("_")[0] in one.numbers), None)
         said = f"job {last.id} ended before it began: {last.state}" if last else "no job of it is with Slurm"
         return replace(state, state="cancelled" if last and last.state == "CANCELLED" else "interrupted", said=said)
-    last_of_each_shard = {told.attempt.shard: told for told in one.attempts}.values()
+    last_of_each_shard = _last_of_each_shard(one)
     pasts = [past_of(one.run, last, status_of(last.attempt.job, statuses)) for last in last_of_each_shard]
     bad = [past for past in pasts if past.diagnosis is not None]
     if not bad:
         return replace(state, said="its jobs are over, and records are missing")
     worst = bad[-1]
     assert worst.diagnosis is not None
-    if worst.state == "CANCELLED":
+    if worst.diagnosis.cause == "cancelled":
         return replace(state, state="cancelled", said=worst.diagnosis.sentence, diagnosis=worst.diagnosis)
     return replace(state, state="failed", said=worst.diagnosis.sentence, diagnosis=worst.diagnosis)
+
+
+def _last_of_each_shard(one: _Files) -> list[Told]:
+    """Of the last submission: shards of an earlier one were other parts of the input."""
+    assert one.submission is not None
+    latest = [told for told in one.attempts if told.attempt.shards == one.submission.shards] or one.attempts
+    worked = [told for told in latest if told.has_worked]  # else its job says only that others have ended the chain
+    return list({told.attempt.shard: told for told in worked or latest}.values())

@@ -57,6 +57,9 @@ def arguments(first_shard: int) -> list[str]:
     return [str(first_shard)] if first_shard else []
 
 
-def comment_of(run: RunFolder, token: str) -> str:
-    """By which a job can be found again when Slurm's answer was lost: no two submits have the same."""
+def comment_of(run: RunFolder, token: str = "") -> str:
+    """By which a job can be found again when Slurm's answer was lost: no two submits have the same.
+
+    Without a token, the beginning of the comments of all jobs of the run.
+    """
     return f"clusterlm:{sha256(str(run.path).encode()).hexdigest()[:12]}:{token}"

@@ -48,12 +48,13 @@ def submit(run: RunFolder, order: Order | None = None, plan: dict[str, Any] | No
 
 
 def missing_shards(run: RunFolder, submission: Submission) -> list[int]:
-    """Those with records that have no result yet."""
+    """Those with records that have no result yet; one where only OUTPUT is missing, which any job writes."""
     requests = int(run.read()["requests"])
     with ResultLog(None, others=run.result_files()) as log:
         if not len(log):
             return list(range(submission.shards))
-        return sorted({index % submission.shards for index in range(requests) if index not in log})
+        missing = sorted({index % submission.shards for index in range(requests) if index not in log})
+    return missing or ([] if run.finished() else [0])
 
 
 def _groups(submission: Submission, shards: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -114,16 +115,22 @@ def unanswered(run: RunFolder) -> list[journal.Entry]:
 def active_jobs(run: RunFolder, jobs: Sequence[JobStatus]) -> tuple[JobStatus, ...]:
     """Of `jobs`, those of this run that have not ended."""
     attempts = attempts_of(run)
-    return active(numbers_in(journal.read([run.journal, *(attempt.journal for attempt in attempts)])), jobs)
+    return active(run, numbers_in(journal.read([run.journal, *(attempt.journal for attempt in attempts)])), jobs)
 
 
 def cancel(run: RunFolder) -> list[str]:
-    """The jobs that were taken back; those waiting to continue first, so that none starts meanwhile."""
-    active = active_jobs(run, queue.queued_jobs())
-    ordered = sorted(active, key=lambda job: not job.is_pending)
-    ids = [job.id for job in ordered]
-    if ids:
+    """The jobs that were taken back; those waiting to continue first, so that none starts meanwhile.
+
+    It looks again until nothing is left: a job that begins just then queues the one that would go on after it.
+    """
+    taken: list[str] = []
+    while ids := [job for job in _waiting_first(run) if job not in taken]:
         said = f"job {ids[0]}" + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
         journal.note(run.journal, "cancelled", f"{said}: taken back by the user", jobs=ids)
         queue.cancel(ids)
-    return ids
+        taken += ids
+    return taken
+
+
+def _waiting_first(run: RunFolder) -> list[str]:
+    return [job.id for job in sorted(active_jobs(run, queue.queued_jobs()), key=lambda job: not job.is_pending)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from clusterlm.runs import journal
 from clusterlm.runs.attempt import Attempt, read_attempt
@@ -30,6 +31,11 @@ class Told:
         return next((entry for entry in self.entries if entry.event == "ended"), None)
 
     @property
+    def has_worked(self) -> bool:
+        """Unlike one that ended itself before the work: a chain came to its end, or another job did the work."""
+        return self.ended is not None or all(entry.event != "given up" for entry in self.entries)
+
+    @property
     def wants_asking(self) -> bool:
         """Whether Slurm knows more of its end than the attempt itself."""
         if self.learned is not None:
@@ -43,11 +49,19 @@ class Told:
             return self.ended.time
         if self.learned is not None and self.learned.details.get("ended"):
             return float(self.learned.details["ended"])
-        return min(time.time(), max(path.stat().st_mtime for path in self.attempt.path.iterdir()))
+        return min(time.time(), max(_changed(path) for path in self.attempt.path.iterdir()))
 
     @property
     def seconds(self) -> float:
         return max(0.0, self.last_sign - self.attempt.began)
+
+
+def _changed(path: Path) -> float:
+    """Unix time; 0 for a file that its writer has just renamed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def attempts_of(run: RunFolder, shard: int | None = None) -> list[Attempt]:
@@ -63,3 +77,23 @@ def told(attempts: Sequence[Attempt]) -> list[Told]:
         entry.details["attempt"]: entry for found in entries.values() for entry in found if entry.event == "learned"
     }
     return [Told(one, entries[one.path], learned.get(one.number)) for one in attempts]
+
+
+def chain_of(attempts: Iterable[Told], job: str) -> list[Told]:
+    """The work that led to the job: its own earlier starts, and those of the jobs that it was queued to go on after.
+
+    A job that a user has queued goes on after none: with it a new chain begins, whatever became of the one before.
+    """
+    known = list(attempts)
+    jobs = jobs_of_chain(known, job)
+    return [one for one in known if one.attempt.job in jobs and one.has_worked]
+
+
+def jobs_of_chain(attempts: Iterable[Told], job: str) -> list[str]:
+    """The job itself, and those that it was queued to go on after, the latest first."""
+    entries = [entry for one in attempts for entry in one.entries if entry.event == "successor"]
+    after = {entry.details["successor"]: entry.details["after"] for entry in entries}
+    jobs = [job]
+    while (earlier := after.get(jobs[-1])) is not None and earlier not in jobs:
+        jobs.append(earlier)
+    return jobs
