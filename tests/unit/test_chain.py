@@ -73,6 +73,16 @@ def test_failures_of_the_cluster_are_not_the_runs() -> None:
     assert why_not_continue(lost, Caps()) is None
 
 
+def test_a_preempted_job_that_is_just_ending_ends_no_chain() -> None:
+    crash = past(1, new_results=0, exit_status=70, log_tail="ValueError: what nobody foresaw\n")
+    outcome = {"outcome": "stopped", "exit_status": 143, "reason": "SIGTERM"}
+    log = "slurmstepd: error: *** STEP 12.0 ON node1 CANCELLED AT 2026-11-21T15:38:02 DUE TO PREEMPTION ***\n"
+    preempted = past(2, new_results=0, state=None, exit_status=143, outcome=outcome, log_tail=log)
+    assert preempted.diagnosis is not None
+    assert preempted.diagnosis.cause == "preempted"
+    assert why_not_continue([crash, preempted], Caps()) is None
+
+
 def test_the_number_of_attempts_is_capped() -> None:
     many = [past(number) for number in (1, 2, 3)]
     assert why_not_continue(many, Caps(attempts=4)) is None

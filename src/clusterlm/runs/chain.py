@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clusterlm.runs.attempt import Attempt
+from clusterlm.runs.causes.table import CAUSES
 from clusterlm.runs.diagnosis import Diagnosis
 from clusterlm.units import show_seconds
 
@@ -39,7 +40,14 @@ class Past:
 
     @property
     def is_fruitless(self) -> bool:
-        return not self.new_results and self.state not in BY_THE_CLUSTER
+        return not self.new_results and not self._is_by_the_cluster
+
+    @property
+    def _is_by_the_cluster(self) -> bool:
+        """By Slurm's word; a job that is just ending, or that Slurm forgot, has it in its log alone."""
+        if self.state is not None or self.diagnosis is None:
+            return self.state in BY_THE_CLUSTER
+        return any(cause.key == self.diagnosis.cause and cause.states & BY_THE_CLUSTER for cause in CAUSES)
 
 
 def why_not_continue(past: Sequence[Past], caps: Caps) -> str | None:
