@@ -34,7 +34,7 @@ def account_of(run: RunFolder, attempts: Sequence[Told], requests: int, finished
         with ResultLog(None, run.result_files()) as log:  # cut in several ways: no sum of parts is the whole
             return Account(requests, len(log) - log.failed_count, log.failed_count, _gpu_seconds(attempts))
     if by_hand:
-        return Account(requests, by_hand.done, by_hand.failed, 0.0)
+        return Account(requests, by_hand.done, by_hand.failed, _gpu_seconds(attempts))
     parts = _latest_of_each_part([one.attempt for one in attempts])
     done, failed = sum(part["done"] for part in parts), sum(part["failed"] for part in parts)
     return Account(requests, done, failed, _gpu_seconds(attempts))
