@@ -134,6 +134,7 @@ def start(
     nodes: str = DEFAULT_NODES,
     gpus: int = DEFAULT_GPUS,
     accounting: bool = False,
+    extra: str = "",
     prepare: Callable[[Lab], None] = lambda lab: None,
 ) -> Lab:
     """The lab of this name: one for all workers, started and prepared by the first that asks."""
@@ -141,7 +142,7 @@ def start(
 
     def make(folder: Path) -> None:
         folder_of_lab = watched_folder() / "lab"
-        started = product.start_lab(folder_of_lab, nodes=nodes, gpus=gpus, accounting=accounting, extra=EXTRA)
+        started = product.start_lab(folder_of_lab, nodes=nodes, gpus=gpus, accounting=accounting, extra=EXTRA + extra)
         started.write_profile()
         lab = Lab(started.folder)
         prepare(lab)

@@ -41,6 +41,8 @@ def submit_run(
     if not terms.container:
         check_packages(spec)
     with examined(spec, lambda: find(spec)) as asked:
+        if terms.shards and terms.shards > asked.requests:
+            click.echo(f"note: --shards {terms.shards:,} becomes {asked.requests:,}, one for each record", err=True)
         run = folder_for(spec)
         made = order(asked, run, cluster, find_shape(str(asked.model_path)), placing, terms)
         if dry_run:

@@ -68,7 +68,9 @@ def _gpu_seconds(attempts: Sequence[Told]) -> float:
 
 def measured_seconds_per_record(attempts: Sequence[Attempt]) -> float | None:
     """Of one job, by what its attempts did; None where nothing was finished yet."""
-    found = [_json(file) for attempt in attempts for file in attempt.path.glob("progress*.json")]
-    done = sum(content.get("new_results", 0) for content in found)
-    spent = sum(content.get("seconds", 0.0) for content in found if content.get("new_results"))
+    done, spent = 0, 0.0
+    for attempt in attempts:  # its processes work side by side
+        found = [_json(file) for file in attempt.path.glob("progress*.json")]
+        done += sum(content.get("new_results", 0) for content in found)
+        spent += max((content.get("seconds", 0.0) for content in found if content.get("new_results")), default=0.0)
     return spent / done if done else None

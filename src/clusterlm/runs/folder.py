@@ -25,7 +25,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from clusterlm.errors import RunError
+from clusterlm.errors import RunError, nearest
 from clusterlm.records.files import disk_problem, write_whole
 from clusterlm.records.log import ResultLog
 from clusterlm.runs.attempt import write_json
@@ -288,23 +288,47 @@ def _create(run: RunFolder, asked: Asked) -> None:
 
 def known_runs() -> list[RunFolder]:
     """The runs that this user began and that still exist, the oldest first."""
+    return [run for run in _remembered() if _is_there(run.path)]
+
+
+def _is_there(path: Path) -> bool:
+    return os.access(path / "run.json", os.R_OK)  # False, too, where a folder on the way is closed to this user
+
+
+def _remembered() -> list[RunFolder]:
     try:
         lines = (_state_folder() / "runs.txt").read_text().splitlines()
     except OSError:
         return []
     runs = [RunFolder(Path(line)) for line in dict.fromkeys(lines)]
-    return [run for run in runs if (run.path / "run.json").exists()]
+    return runs
 
 
 def find_run(name: str) -> RunFolder:
     """By the path of the run folder or of its output, or by its name in the list."""
     for path in (Path(name), Path(f"{name}.run")):
-        if (path / "run.json").exists():
+        if _is_there(path):
             return RunFolder(path.absolute())
-    matches = [run for run in known_runs() if run.name == name]
+    known = known_runs()
+    matches = [run for run in known if run.name == name]
     if not matches:
-        raise RunError("there is no such run", where=name, hint="clusterlm runs list shows them")
+        raise _missing(name, sorted({run.name for run in known}))
     return matches[-1]
+
+
+def _missing(name: str, known: list[str]) -> RunError:
+    """What this user began and what is gone, or closed to them, goes before what was never there."""
+    names = {Path(name).absolute(), Path(f"{name}.run").absolute()}
+    for run in reversed(_remembered()):
+        if run.name == name or run.path in names:
+            hint = (
+                f"jobs of it that are with Slurm still: squeue --me --name={run.name}; they end when they find it gone"
+            )
+            problem = "cannot be read" if os.path.lexists(run.path) else "is there no more"
+            return RunError(f"the folder of this run {problem}", where=str(run.path), hint=hint)
+    close = nearest(name, known)
+    guess = f"did you mean {close!r}? " if close else ""
+    return RunError("there is no such run", where=name, hint=f"{guess}clusterlm runs list shows them")
 
 
 def _remember(run: RunFolder) -> None:

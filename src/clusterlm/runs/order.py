@@ -33,6 +33,8 @@ LOOKED_AT = 1000
 """Requests from whose length that of all is guessed."""
 QUANTISED = {"none": None, "int8": "int8", "nf4": "nf4-dq"}
 """What a plan calls it: the worker's nf4 quantises the scales too."""
+OF_PLACE = ("partition", "gpu", "gpus", "nodes", "copies")
+"""Wishes that leave out places where a model could be."""
 SITES_OWN = "site"
 """As --container: the one that the profile names."""
 SIGNAL_SHARE = 20
@@ -66,7 +68,8 @@ class Terms:
         for name in ("seconds", "shards", "shard_seconds", "at_once", "max_attempts", "max_seconds"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{value:g} is less than 1", where=FLAGS.get(name, f"--{name.replace('_', '-')}"))
+                problem = "is less than a second" if name in FLAGS else f"{value:g} is less than 1"
+                raise UsageError(problem, where=FLAGS.get(name, f"--{name.replace('_', '-')}"))
         if self.shards and self.shard_seconds:
             hint = "--shards says how many there are, --shard-minutes how long each may take"
             raise UsageError("contradict each other", where="--shards and --shard-minutes", hint=hint)
@@ -91,10 +94,10 @@ def order(asked: Asked, run: RunFolder, cluster: Cluster, shape: ModelShape, pla
     """UsageError or RunError where no such job can be; nothing is written or asked."""
     search, wishes = Search(shape), _wishes(asked, shape, placing)
     found = plan(search, cluster, wishes)
-    shards = min(_shards(found, asked, run, terms), asked.requests)
+    shards = min(_shards(_best(found, asked, search), asked, run, terms), asked.requests)
     if shards > 1:
-        found = plan(search, cluster, replace(wishes, records=math.ceil(asked.requests / shards)))
-    best = _best(found, asked)
+        found = plan(search, cluster, replace(wishes, records=math.ceil(asked.requests / shards) * asked.spec.n))
+    best = _best(found, asked, search)
     job = replace(_job(best, asked, run, shards, terms), environment=_environment(cluster, asked, terms))
     submission = Submission(
         cluster=cluster.name,
@@ -141,21 +144,20 @@ def _characters(request: Request) -> int:
     return len(request.prompt or "") + sum(len(str(turn.get("content") or "")) for turn in request.messages or ())
 
 
-def _shards(found: Plan, asked: Asked, run: RunFolder, terms: Terms) -> int:
+def _shards(best: Candidate, asked: Asked, run: RunFolder, terms: Terms) -> int:
     """By the time a shard should take: from what this run measured so far, else from the plan."""
     if terms.shard_seconds is None:
         return terms.shards or 1
-    best = _best(found, asked)
     load = best.duration.load
     if load >= terms.shard_seconds:
         problem = f"loading the model alone takes about {load:.0f} s"
         raise UsageError(problem, where="--shard-minutes", hint="take longer shards")
     measured = measured_seconds_per_record(attempts_of(run))
-    each = measured or (best.duration.middle - best.duration.load) / asked.requests
+    each = measured or (best.duration.middle - best.duration.jobs * load) / asked.requests
     return max(1, math.ceil(asked.requests * each / (terms.shard_seconds - load)))
 
 
-def _best(found: Plan, asked: Asked) -> Candidate:
+def _best(found: Plan, asked: Asked, search: Search) -> Candidate:
     if found.best is not None:
         return found.best
     closest, name = found.closest, found.cluster.name
@@ -163,8 +165,25 @@ def _best(found: Plan, asked: Asked) -> Candidate:
     lack = (
         f" (it needs {show_bytes(closest.needed)}, there is {show_bytes(closest.available)})" if closest.needed else ""
     )
-    hint = f"what would help: clusterlm plan {asked.model_path} --on {name} --new-tokens {asked.spec.max_new_tokens}"
+    ways = _ways_out(found, search)
+    hint = f"clusterlm plan {asked.model_path} --on {name} --new-tokens {asked.spec.max_new_tokens} tells all ways"
+    if ways:
+        hint = f"it fits with {' or '.join(ways)}"
     raise RunError(f"does not fit on {name}: {closest.item} on {closest.place.node_name}{lack}", hint=hint)
+
+
+def _ways_out(found: Plan, search: Search) -> list[str]:
+    """Flags with which the same model fits on the same cluster."""
+    wishes, ways = found.wishes, []
+    for name, as_planned in QUANTISED.items():
+        if as_planned is not None and plan(search, found.cluster, replace(wishes, quantize=as_planned)).best:
+            ways.append(f"--quantize {name}")
+            break
+    anywhere = replace(wishes, **dict.fromkeys(OF_PLACE))
+    if anywhere != wishes and (best := plan(search, found.cluster, anywhere).best):
+        place = best.place
+        ways.append(f"--partition {place.partition_name} --gpu {place.gpu.key} --gpus {best.case.strategy.gpus}")
+    return ways
 
 
 def _environment(cluster: Cluster, asked: Asked, terms: Terms) -> Environment:

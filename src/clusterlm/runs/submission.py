@@ -43,9 +43,11 @@ class Submission:
 def read_submission(run: RunFolder) -> Submission:
     try:
         return Submission(**json.loads((run.path / FILE).read_bytes()))
+    except FileNotFoundError:
+        hint = f"clusterlm runs submit {run.name} --on CLUSTER does what is missing as jobs"
+        raise RunError("was never given to Slurm", where=str(run.path), hint=hint) from None
     except (OSError, ValueError, TypeError) as problem:
-        hint = "clusterlm generate ... --on CLUSTER makes jobs of a run"
-        raise RunError(f"was never given to Slurm: {problem}", where=str(run.path), hint=hint) from None
+        raise RunError(f"cannot be read: {problem}", where=str(run.path / FILE)) from None
 
 
 def was_submitted(run: RunFolder) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from clusterlm.errors import RunError, SlurmError
@@ -126,7 +127,8 @@ def cancel(run: RunFolder) -> list[str]:
     taken: list[str] = []
     while ids := [job for job in _waiting_first(run) if job not in taken]:
         said = f"job {ids[0]}" + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
-        journal.note(run.journal, "cancelled", f"{said}: taken back by the user", jobs=ids)
+        with suppress(RunError):  # a folder that cannot be written to is no reason to let its jobs run on
+            journal.note(run.journal, "cancelled", f"{said}: taken back by the user", jobs=ids)
         queue.cancel(ids)
         taken += ids
     return taken

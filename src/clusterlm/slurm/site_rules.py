@@ -22,7 +22,7 @@ def refuse(cluster: Cluster, job: Job) -> None:
         last = f" since {cluster.until}" if cluster.until else ""
         raise UsageError(f"{cluster.title} is out of service{last}", where="--on", hint=successor)
     if not cluster.slurm:
-        raise UsageError(f"{cluster.title} has no Slurm: jobs run there directly", where="--on")
+        raise UsageError(f"{cluster.title} has no Slurm: jobs run there directly", where="--on", hint="leave it out")
     if job.partition not in cluster.partitions or job.node_type not in cluster.partitions[job.partition].nodes:
         there = "; ".join(f"{name}: {', '.join(part.nodes)}" for name, part in cluster.partitions.items())
         raise UsageError(f"{cluster.name} has no {job.node_type!r} in {job.partition!r}", hint=f"there is {there}")
