@@ -32,7 +32,8 @@ from clusterlm.runs.attempt import write_json
 from clusterlm.runs.progress import Progress
 from clusterlm.version import __version__
 
-if TYPE_CHECKING:  # pydantic takes longer to import than a list of runs to print
+if TYPE_CHECKING:  # what reads input, and pydantic, take longer to import than a list of runs to print
+    from clusterlm.records.source import Source
     from clusterlm.spec import GenerateSpec
 
 STANDARD_STREAM = "-"
@@ -56,6 +57,15 @@ class Asked:
     @property
     def output_path(self) -> Path:
         return Path(self.spec.output)
+
+    def source(self) -> Source:
+        """Its requests; InputError where the input is not what it was."""
+        from clusterlm.records.source import open_source
+
+        spec = self.spec
+        return open_source(
+            self.input_path, column=spec.column, template=spec.template, whole_file=spec.whole_file, split=spec.split
+        )
 
     @property
     def identity(self) -> dict[str, Any]:

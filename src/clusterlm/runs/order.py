@@ -15,7 +15,6 @@ from clusterlm.planning.candidates import Candidate, Search
 from clusterlm.planning.planner import Plan, plan
 from clusterlm.planning.wishes import Wishes
 from clusterlm.records.request import Request
-from clusterlm.records.source import open_source
 from clusterlm.runs.account import measured_seconds_per_record
 from clusterlm.runs.folder import Asked, RunFolder
 from clusterlm.runs.request import job_of
@@ -132,11 +131,7 @@ def _wishes(asked: Asked, shape: ModelShape, placing: Wishes) -> Wishes:
 
 def _prompt_tokens(asked: Asked) -> int:
     """The mean of the first requests', guessed by their characters: a tokenizer would have to be loaded."""
-    spec = asked.spec
-    source = open_source(
-        asked.input_path, column=spec.column, template=spec.template, whole_file=spec.whole_file, split=spec.split
-    )
-    lengths = [_characters(request) for request in islice(source, LOOKED_AT)]
+    lengths = [_characters(request) for request in islice(asked.source(), LOOKED_AT)]
     return max(1, round(sum(lengths) / len(lengths) / CHARACTERS_PER_TOKEN))
 
 

@@ -10,7 +10,7 @@ from clusterlm.errors import RunError
 from clusterlm.records.log import ResultLog
 from clusterlm.records.output import write_output
 from clusterlm.records.request import Request
-from clusterlm.records.source import Source, open_source
+from clusterlm.records.source import Source
 from clusterlm.runs.attempt import Part
 from clusterlm.runs.folder import Asked, RunFolder
 from clusterlm.runs.progress import Progress
@@ -61,13 +61,7 @@ def run_part(
     """
     asked = place.run.read_asked()
     with place.locked():
-        source = open_source(
-            asked.input_path,
-            column=asked.spec.column,
-            template=asked.spec.template,
-            whole_file=asked.spec.whole_file,
-            split=asked.spec.split,
-        )
+        source = asked.source()
         with ResultLog(place.results, place.results_of_others()) as log:
             tracker = Tracker(place, asked.requests, log, on_progress)
             if tracker.missing:
