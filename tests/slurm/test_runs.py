@@ -194,9 +194,14 @@ def test_without_slurm_runs_are_listed_and_the_silence_is_told(
         with monkeypatch.context() as elsewhere:
             elsewhere.setenv("PATH", str(tmp_path))
             listed = clusterlm("runs", "list")
+            watched = clusterlm("runs", "watch", output)
+            here = clusterlm("generate", model, prompts, "-o", output, "--max-new-tokens", 8)
         assert listed.exit_code == 0
         assert "answers.jsonl" in listed.stdout
         assert "there is no Slurm here" in listed.stderr
+        assert watched.exit_code == 3, "nobody could ever tell of its end"
+        assert here.exit_code == 0, "a run that was brought to another machine goes on"
+        assert "there is no Slurm here to ask for them" in here.stderr
     finally:
         clusterlm("runs", "cancel", output)
         lab.run("scancel", held)

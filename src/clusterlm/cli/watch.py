@@ -13,6 +13,7 @@ import click
 from clusterlm.report.runs import run_summary, runs_table
 from clusterlm.runs.folder import RunFolder, find_run, known_runs
 from clusterlm.runs.state import RunState, states
+from clusterlm.slurm import client
 
 FIRST_SECONDS = 2.0
 LONGEST_SECONDS = 30.0
@@ -34,7 +35,8 @@ def watch_runs(names: Sequence[str], interval: float | None, *, as_json: bool) -
         while True:
             found, silent = states(runs)
             screen.show(found, silent)
-            if all(one.state == "finished" for one in found) or not (silent or any(one.state in OPEN for one in found)):
+            are_open = any(one.state in OPEN for one in found) or (silent and client.is_here())
+            if not are_open or all(one.state == "finished" for one in found):
                 return _account(found)
             news = f"{[(one.state, one.attempts, one.said) for one in found]}"
             if news != before:

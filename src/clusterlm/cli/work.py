@@ -13,10 +13,12 @@ from types import FrameType
 import click
 
 from clusterlm.cli.models import find
-from clusterlm.runs.folder import folder_for
+from clusterlm.runs.folder import RunFolder, folder_for
 from clusterlm.runs.launch import Prepared, prepare
 from clusterlm.runs.progress import Progress
+from clusterlm.runs.submission import was_submitted
 from clusterlm.runs.submit import refuse_second
+from clusterlm.slurm import client
 from clusterlm.spec import STANDARD_STREAM, GenerateSpec
 from clusterlm.units import show_seconds
 
@@ -27,7 +29,7 @@ SHOWN_FAILURES = 3
 
 def work(spec: GenerateSpec, *, restart: bool = False) -> int:
     """Prepare the run and work on it; the exit status."""
-    refuse_second(folder_for(spec))
+    _refuse_beside_jobs(folder_for(spec))
     prepared = prepare(spec, lambda: find(spec), restart=restart)
     if prepared.finished_before:
         _say(f"{prepared.finished_before:,} of {prepared.requests:,} records are done already; continuing")
@@ -47,6 +49,14 @@ def work(spec: GenerateSpec, *, restart: bool = False) -> int:
             screen.end()
     _report(spec, prepared, progress)
     return SOME_FAILED if progress.failed else 0
+
+
+def _refuse_beside_jobs(run: RunFolder) -> None:
+    """Where there is no Slurm to ask, a run that was brought here goes on."""
+    if was_submitted(run) and not client.is_here():
+        _say("it had jobs, and there is no Slurm here to ask for them: if one still runs, the work is done twice")
+    else:
+        refuse_second(run)
 
 
 @contextmanager

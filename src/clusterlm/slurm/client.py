@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -68,6 +69,11 @@ class Answer:
     output: str
     remarks: str
     """What it says besides, on the standard error output."""
+
+
+def is_here() -> bool:
+    """Whether this machine has Slurm's commands."""
+    return shutil.which("squeue") is not None
 
 
 def ask(*command: str, seconds: float = PATIENCE_SECONDS) -> str:
