@@ -162,7 +162,7 @@ def _records(one: RunState) -> str:
     account = one.account
     text = f"{account.done:,} done + {account.failed:,} failed of {account.requests:,}"
     progress = one.run.finished() or one.run.progress_by_hand()
-    return f"{text}; last attempt {_speed(progress)}" if progress and progress.seconds else text
+    return f"{text}; last attempt {_speed(progress)}" if progress and progress.new_results else text
 
 
 def _speed(progress: Progress) -> str:

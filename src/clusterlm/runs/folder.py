@@ -145,9 +145,10 @@ class RunFolder:
         return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name))
 
     def environment(self) -> dict[str, Any] | None:
-        attempts = self.attempts()
-        file = attempts[-1] / "environment.json" if attempts else None
-        return dict(json.loads(file.read_bytes())) if file and file.exists() else None
+        """Of the last attempt that got as far as to work."""
+        files = (attempt / "environment.json" for attempt in reversed(self.attempts()))
+        file = next((file for file in files if file.exists()), None)
+        return dict(json.loads(file.read_bytes())) if file else None
 
     def begin_attempt(self, environment: dict[str, Any]) -> Path:
         """A new one of a process that was started by hand."""

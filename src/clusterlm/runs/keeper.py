@@ -131,7 +131,7 @@ def _begun(
     )
     attempt.write()
     part = f" on shard {shard} of {submission.shards}" if submission.shards > 1 else ""
-    again = f", put back into the queue {here.restarts} times" if here.restarts else ""
+    again = f", start {here.restarts + 1} of this job" if here.restarts else ""
     journal.note(attempt.journal, "started", f"works{part} on {here.node_list}{again}", job=here.id, shard=shard)
     return attempt
 
