@@ -54,7 +54,8 @@ print("LOADED", [name for name in {DEAR!r} if name in sys.modules])
     assert output.splitlines()[-1] == "LOADED []"
 
 
-def test_importing_the_library_loads_nothing_heavy() -> None:
-    program = f"import clusterlm, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+@pytest.mark.parametrize("module", ["clusterlm", "clusterlm.worker.demo_model"])
+def test_importing_the_library_or_naming_the_demo_model_loads_nothing_heavy(module: str) -> None:
+    program = f"import {module}, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"

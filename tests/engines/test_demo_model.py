@@ -8,7 +8,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clusterlm.worker import demo_model
-from clusterlm.worker.demo_model import ensure_demo_model, make_demo_model
+from clusterlm.worker.demo_model import ensure_demo_model
+from clusterlm.worker.demo_training import make_demo_model
 
 STEPS = 12
 
