@@ -62,10 +62,10 @@ def held(lab: Lab) -> Iterator[None]:
     lab.finish(number)
 
 
-def mine(lab: Lab) -> list[str]:
-    """Jobs of runs."""
-    lines = lab.run("squeue", "--noheader", "--me", "--format=%i %k").splitlines()
-    return [line.split()[0] for line in lines if "clusterlm:" in line]
+def jobs_of(lab: Lab, folder: Path) -> list[str]:
+    """Those of runs in it: other tests use the same lab at the same time."""
+    lines = lab.run("squeue", "--noheader", "--me", "--format=%i %o").splitlines()
+    return [line.split()[0] for line in lines if str(folder) in line]
 
 
 # ------------------------------------------------------------------------------------------------------------- refused
@@ -102,7 +102,7 @@ def test_a_request_that_cannot_be_is_refused_and_nothing_is_written(
     for words in said:
         assert words in done.stderr
     assert all_files(tmp_path) == before
-    assert mine(lab) == []
+    assert jobs_of(lab, tmp_path) == []
 
 
 def test_a_machine_without_slurm_has_nothing_to_give_a_job_to(
@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_queued(
     done = as_owner_alone("generate", model, prompts, "-o", place / "answers.jsonl", "--on", "auto")
     assert done.returncode == 1
     assert f"error: {place}: you may not write into this folder\n" in done.stderr
-    assert mine(lab) == []
+    assert jobs_of(lab, tmp_path) == []
 
 
 def test_a_run_that_has_become_read_only_is_shown_and_taken_back_and_not_continued(
@@ -217,7 +217,7 @@ def test_a_run_that_has_become_read_only_is_shown_and_taken_back_and_not_continu
     assert "queued" in listed.stdout
     assert as_owner_alone("runs", "show", output).returncode == 0
     assert as_owner_alone("runs", "cancel", output).returncode == 0
-    assert mine(lab) == []
+    assert jobs_of(lab, tmp_path) == []
     for command in (("resume", output), ("submit", output, "--on", "auto")):
         done = as_owner_alone("runs", *command)
         assert done.returncode == 1
@@ -240,7 +240,7 @@ def test_a_run_whose_folder_is_deleted_ends_by_itself_and_says_so(lab: Lab, mode
     while not any(file.stat().st_size for file in run.glob("attempts/1/results.jsonl")):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    jobs = mine(lab)
+    jobs = jobs_of(lab, tmp_path)
     assert len(jobs) == 2, "one works, one would continue"
     with open(next(run.glob("logs/*.out"))) as log:  # to be read when it is gone
         shutil.rmtree(run)
