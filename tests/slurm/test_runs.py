@@ -66,6 +66,7 @@ def holding(lab: Lab) -> str:
     return number
 
 
+@pytest.mark.slow
 def test_a_run_as_a_job_gives_the_answers_of_a_run_here(lab: Lab, model: Path, prompts: Path, tmp_path: Path) -> None:
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
     assert clusterlm("generate", model, prompts, "-o", here, "--max-new-tokens", 8).exit_code == 0
@@ -101,6 +102,7 @@ def test_a_dry_run_prints_what_a_submit_writes_and_writes_nothing(
         lab.run("scancel", held)
 
 
+@pytest.mark.slow
 def test_a_waiting_run_says_why_and_can_be_taken_back_and_continued(
     lab: Lab, model: Path, prompts: Path, tmp_path: Path
 ) -> None:
@@ -207,6 +209,7 @@ def test_without_slurm_runs_are_listed_and_the_silence_is_told(
         lab.run("scancel", held)
 
 
+@pytest.mark.slow
 def test_the_logs_of_a_job_are_shown(lab: Lab, model: Path, prompts: Path, tmp_path: Path) -> None:
     output = tmp_path / "answers.jsonl"
     assert generate(model, prompts, output, "--shards", 2).exit_code == 0
