@@ -219,6 +219,25 @@ def test_runs_are_listed_and_shown_with_their_environment(model: Path, prompts: 
     assert "4 done + 0 failed of 4" in clusterlm("runs", "show", output).stdout
 
 
+def test_a_damaged_run_hides_no_other(
+    model: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    names = ("whole", "empty", "torn", "other")
+    for name in names:
+        done(model, prompts, "-o", tmp_path / f"{name}.jsonl", "--max-new-tokens", 1)
+    for name, content in zip(names[1:], ("", '{"requests": 4, "spe', '{"requests": 4}'), strict=True):
+        (tmp_path / f"{name}.jsonl.run" / "run.json").write_text(content)
+    listed = clusterlm("runs", "list")
+    assert listed.exit_code == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["RUN", "whole.jsonl"]
+    for name in names[1:]:
+        assert f"left out: {tmp_path}/{name}.jsonl.run: is " in listed.stderr
+    shown = clusterlm("runs", "show", tmp_path / "other.jsonl")
+    assert shown.exit_code == 1
+    assert "is damaged: run.json lacks created, input_path, model_name, spec" in shown.stderr
+
+
 def test_the_worker_continues_a_run_from_its_folder_alone(model: Path, prompts: Path, tmp_path: Path) -> None:
     output = tmp_path / "answers.jsonl"
     done(model, prompts, "-o", output, "--max-new-tokens", 5)

@@ -31,10 +31,12 @@ def list_(as_json: bool) -> None:
     """All runs of this user that still exist, the oldest first."""
     from clusterlm.report.runs import run_summary, runs_table
     from clusterlm.runs.folder import known_runs
-    from clusterlm.runs.state import states
+    from clusterlm.runs.state import states_of_all
 
-    found, silent = states(known_runs())
+    found, silent, damaged = states_of_all(known_runs())
     _say_silent(silent)
+    for problem in damaged:
+        click.echo(f"left out: {problem}", err=True)
     if as_json:
         click.echo(json.dumps([run_summary(one) for one in found], indent=2))
     elif found:

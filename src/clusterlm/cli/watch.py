@@ -12,7 +12,7 @@ import click
 
 from clusterlm.report.runs import run_summary, runs_table
 from clusterlm.runs.folder import RunFolder, find_run, known_runs
-from clusterlm.runs.state import RunState, states
+from clusterlm.runs.state import RunState, states, states_of_all
 from clusterlm.slurm import client
 
 FIRST_SECONDS = 2.0
@@ -49,7 +49,7 @@ def watch_runs(names: Sequence[str], interval: float | None, *, as_json: bool) -
 
 
 def _open_runs() -> list[RunFolder]:
-    found, _ = states(known_runs())
+    found, _, _ = states_of_all(known_runs())
     return [one.run for one in found if one.state in OPEN]
 
 

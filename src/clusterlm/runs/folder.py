@@ -122,7 +122,10 @@ class RunFolder:
 
     def read(self) -> dict[str, Any]:
         """The content of run.json."""
-        return self._read("run.json")
+        content = self._read("run.json")
+        if missing := {"spec", "requests", "model_name", "input_path", "created"} - content.keys():
+            raise RunError(f"is damaged: run.json lacks {', '.join(sorted(missing))}", where=str(self.path))
+        return content
 
     def finished(self) -> Progress | None:
         """The last account, where the run came to its end."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from clusterlm.errors import SlurmError
+from clusterlm.errors import RunError, SlurmError
 from clusterlm.runs import journal
 from clusterlm.runs.account import Account, account_of
 from clusterlm.runs.diagnosis import Diagnosis
@@ -73,7 +73,24 @@ class _Files:
 
 def states(runs: Iterable[RunFolder]) -> tuple[list[RunState], str | None]:
     """Of each run; and what kept Slurm from answering, where it was asked and did not."""
-    found = [_files(run) for run in runs]
+    return _states([_files(run) for run in runs])
+
+
+def states_of_all(runs: Iterable[RunFolder]) -> tuple[list[RunState], str | None, list[str]]:
+    """As states(), and what is wrong with the files of those that are left out."""
+    found: list[_Files] = []
+    damaged: list[str] = []
+    for run in runs:
+        try:
+            found.append(_files(run))
+        except RunError as problem:
+            damaged.append(f"{problem.where}: {problem.problem}")
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            damaged.append(f"{run.path}: a file of it is damaged: {problem!r}")
+    return *_states(found), damaged
+
+
+def _states(found: Sequence[_Files]) -> tuple[list[RunState], str | None]:
     open_runs = [one for one in found if one.submission is not None and _may_be_active(one)]
     jobs: tuple[JobStatus, ...] = ()
     ended: tuple[JobStatus, ...] = ()
