@@ -15,7 +15,10 @@ demo: .venv/installed-run ## the main job on the small default model, offline, i
 	.venv/bin/clusterlm demo
 
 test: .venv/installed-for-work ## all tests; others: make test ARGS="-m 'not slow' tests/unit"
-	.venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist worksteal -m 'not alone' $(ARGS)
+ifeq ($(ARGS),)
+	.venv/bin/python -m pytest -m alone # with the machine for themselves
+endif
 
 check: .venv/installed-for-work ## style, types, floors, documents
 	.venv/bin/ruff check .

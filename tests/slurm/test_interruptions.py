@@ -17,7 +17,7 @@ import pytest
 from tests.cli.running import clusterlm, lines_of
 from tests.slurm.lab import Lab, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # one-minute jobs must load torch in a part of it
 
 SETTINGS = ("--max-new-tokens", 32)
 SLOWLY = ("--max-batch-tokens", 120)

@@ -209,7 +209,7 @@ def test_a_process_has_as_many_threads_as_its_job_has_cpus(
     lab: Lab, cluster: Cluster, run: Path, asked: int | None, threads: int
 ) -> None:
     stub = run / "python"
-    stub.write_text('#!/bin/bash\ncase "$*" in *worker*) echo "threads=$OMP_NUM_THREADS";; esac\n')
+    stub.write_text('#!/bin/bash\ncase "$*" in *"job end"*) echo "threads=$OMP_NUM_THREADS";; esac\n')
     stub.chmod(0o755)
     number = lab.submit(script(cluster, job(run, python=str(stub), cpus_per_task=asked)))
     lab.finish(number)
