@@ -20,7 +20,7 @@ from tests.slurm.lab import Lab, start
 pytestmark = [pytest.mark.slow, pytest.mark.alone]  # one-minute jobs must load torch in a part of it
 
 SETTINGS = ("--max-new-tokens", 32)
-SLOWLY = ("--max-batch-tokens", 120)
+SLOWLY = ("--max-batch-tokens", 400)
 """A few records at once: they finish all the time, and every one of the interruptions falls into the work."""
 WORDS = ["the", "value", "of", "an", "object", "is", "returned", "when", "class", "statement"]
 
