@@ -27,6 +27,22 @@ def test_the_shortest_come_first_and_as_many_as_fit() -> None:
     window.close()
 
 
+def test_what_was_put_back_goes_before_what_was_never_taken() -> None:
+    """Else, over a tight budget, thousands of rows would get a token each in turn, and none would be finished."""
+    window = Window(iter([sequence(0, 30), sequence(1, 10), sequence(2, 12)]), Admission())
+    window.put_back([sequence(3, 40)])
+    assert indices(window.take(50, 5)) == [3]
+    assert indices(window.take(50, 5)) == [1, 2]
+    window.close()
+
+
+def test_beside_rows_at_work_none_is_taken_that_does_not_fit() -> None:
+    window = Window(iter([sequence(0, 30)]), Admission())
+    assert window.take(34, 5, at_least_one=False) == []
+    assert indices(window.take(35, 5, at_least_one=False)) == [0]
+    window.close()
+
+
 def test_out_of_time_only_what_was_begun_is_handed_out_with_all_its_samples() -> None:
     reason: list[str] = []
     admission = Admission(must_stop=lambda: reason[0] if reason else None)

@@ -37,11 +37,11 @@ FIRST_GUESS_TOKENS = 64
 class Waiting(Protocol):
     """Where sequences come from."""
 
-    def take(self, room_tokens: int, spare_tokens: int) -> list[Sequence]:
-        """Some of similar length, each with `spare_tokens` to grow, at least one; [] when there are no more."""
+    def take(self, room_tokens: int, spare_tokens: int, *, at_least_one: bool = True) -> list[Sequence]:
+        """Some of similar length, each with `spare_tokens` to grow; [] when there are no more, or none fits."""
 
     def put_back(self, sequences: list[Sequence]) -> None:
-        """These will be taken again, with the tokens they have by now."""
+        """These will be taken again before all others, with the tokens they have by now."""
 
     def must_stop(self) -> bool:
         """Whether all is to be left as it is."""
@@ -100,7 +100,7 @@ class Scheduler:
         # A few rows are not worth a cohort of their own: wait until a good part of the room is free.
         if room < (self.most_tokens or 0) * SHARE_TO_REFILL or self._rows >= ROWS_IN_FLIGHT:
             return []
-        return self.waiting.take(room, self._expected_tokens)
+        return self.waiting.take(room, self._expected_tokens, at_least_one=False)
 
     def _prefill(self, sequences: list[Sequence]) -> list[Sequence]:
         cohort = Cohort(self.model, sequences)

@@ -29,6 +29,8 @@ class Window:
         self._source = source
         self._admission = admission
         self._sorted: list[Sequence] = []
+        self._returned: list[Sequence] = []
+        """Taken before and put back: they go first, or every row would get a token in turn and none be finished."""
         self._changed = threading.Condition()
         self._exhausted = False
         self._closed = False
@@ -36,20 +38,23 @@ class Window:
         self._thread = threading.Thread(target=self._fill, name="read ahead", daemon=True)
         self._thread.start()
 
-    def take(self, room_tokens: int, spare_tokens: int) -> list[Sequence]:
-        """Some of similar length, each with `spare_tokens` to grow, at least one; [] when there are no more.
+    def take(self, room_tokens: int, spare_tokens: int, *, at_least_one: bool = True) -> list[Sequence]:
+        """Some of similar length, each with `spare_tokens` to grow; [] when there are no more.
 
-        Where no record may be begun any more, only rows of those that were.
+        `at_least_one`: though it may not fit. Where no record may be begun any more, only rows of those that were.
         """
         with self._changed:
             while not self._is_filled and self._admission.is_open():
                 self._changed.wait(SECONDS_BETWEEN_LOOKS)
             if self._problem is not None:
                 raise self._problem
-            waiting = self._sorted
+            waiting = self._returned or self._sorted
             if not self._admission.is_open():
-                waiting = [row for row in waiting if self._admission.has_begun(row.request_index)]
+                waiting = [row for row in self._returned + self._sorted if self._admission.has_begun(row.request_index)]
+                waiting.sort(key=_length)
             rows = _rows_that_fit([len(row.tokens) for row in waiting[:MOST_ROWS]], room_tokens, spare_tokens)
+            if not at_least_one and waiting and len(waiting[0].tokens) + spare_tokens > room_tokens:
+                rows = 0
             taken = self._hand_out(waiting[:rows])
             self._changed.notify_all()
         return taken
@@ -60,7 +65,7 @@ class Window:
     def put_back(self, sequences: list[Sequence]) -> None:
         with self._changed:
             for sequence in sequences:
-                self._insert(sequence)
+                _insert(self._returned, sequence)
 
     def close(self) -> None:
         """End the thread, whether or not it has read all."""
@@ -80,6 +85,7 @@ class Window:
             self._sorted = self._sorted[len(rows) :]
         else:
             handed_out = set(map(id, rows))
+            self._returned = [row for row in self._returned if id(row) not in handed_out]
             self._sorted = [row for row in self._sorted if id(row) not in handed_out]
         return rows
 
@@ -90,7 +96,7 @@ class Window:
                     self._changed.wait_for(lambda: self._closed or len(self._sorted) < WINDOW_ROWS)
                     if self._closed:
                         return
-                    self._insert(sequence)
+                    _insert(self._sorted, sequence)
                     self._changed.notify_all()
         except BaseException as problem:  # noqa: BLE001 a thread's exception would be lost: take() raises it
             self._problem = problem
@@ -99,8 +105,13 @@ class Window:
                 self._exhausted = True
                 self._changed.notify_all()
 
-    def _insert(self, sequence: Sequence) -> None:
-        bisect.insort(self._sorted, sequence, key=lambda row: len(row.tokens))
+
+def _insert(rows: list[Sequence], sequence: Sequence) -> None:
+    bisect.insort(rows, sequence, key=_length)
+
+
+def _length(row: Sequence) -> int:
+    return len(row.tokens)
 
 
 def _rows_that_fit(lengths: list[int], room_tokens: int, spare_tokens: int) -> int:
