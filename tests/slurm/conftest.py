@@ -1,10 +1,15 @@
-"""The clusters that these tests share: one without accounting, and one with it, which takes longer to start."""
+"""What these tests share: a list of runs of each one's own, and clusters, of which the one that keeps accounts takes
+longer to start."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.slurm.lab import Lab, start
+from tests.slurm.runs import write_prompts
 
 WEIGHTS = "CPU=1.0,Mem=0.256G,GRES/gpu=100"
 
@@ -41,3 +46,19 @@ def accounted(charging_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """As `lab`; it keeps accounts, has a QoS with limits and weighs GPUs."""
     monkeypatch.setenv("SLURM_CONF", str(charging_lab.configuration))
     return charging_lab
+
+
+@pytest.fixture(autouse=True)
+def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of runs: none of other tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    return write_prompts(tmp_path / "prompts.txt")
+
+
+@pytest.fixture
+def model(tiny: Callable[[str], Path]) -> Path:
+    return tiny("llama")

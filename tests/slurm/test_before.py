@@ -14,14 +14,12 @@ from clusterlm.runs.before import paths
 from tests.cli.running import clusterlm
 from tests.slurm.lab import Lab, start
 
-RECORDS = 12
 AT_ONCE = "note: Slurm expects to start it at once\n"
 
 
 @pytest.fixture(autouse=True)
-def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list of runs and the folder of temporary files: none of other tests."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+def own_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of other tests."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
 
@@ -32,13 +30,6 @@ def own_lab(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     lab = start(tmp_path_factory, "before")
     monkeypatch.setenv("SLURM_CONF", str(lab.configuration))
     return lab
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.txt"
-    path.write_text("".join(f"The number {number} is\n" for number in range(RECORDS)))
-    return path
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from clusterlm.runs.keeper import begin
 from clusterlm.runs.submission import comment_of
 from tests.cli.running import clusterlm
 from tests.slurm.lab import Lab
+from tests.slurm.runs import run_of, until, write_prompts
 from tests.slurm.test_interruptions import worker_of
 
 RECORDS = 60
@@ -28,40 +28,19 @@ SLOWLY = ("--max-batch-tokens", 120)
 
 
 @pytest.fixture(autouse=True)
-def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of runs: none of other tests."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.txt"
-    path.write_text("".join(f"The number {number} is\n" for number in range(RECORDS)))
-    return path
-
-
-@pytest.fixture
-def model(tiny: Callable[[str], Path]) -> Path:
-    return tiny("llama")
+    return write_prompts(tmp_path / "prompts.txt", RECORDS)
 
 
 def generate(model: Path, prompts: Path, output: Path, *more: object) -> None:
     wanted = ("--on", "auto", "--gpus", 1, *more)
     queued = clusterlm("generate", model, prompts, "-o", output, *SETTINGS, *SLOWLY, *wanted)
     assert queued.exit_code == 0, queued.output
-
-
-def run_of(output: Path) -> dict[str, Any]:
-    return dict(json.loads(clusterlm("runs", "show", output, "--json").stdout))
-
-
-def until(output: Path, states: set[str], seconds: float = 120) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while (shown := run_of(output))["state"] not in states:
-        assert time.monotonic() < deadline, shown
-        time.sleep(0.5)
-    return shown
 
 
 def results(output: Path) -> int:

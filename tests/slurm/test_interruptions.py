@@ -16,6 +16,7 @@ import pytest
 
 from tests.cli.running import clusterlm, lines_of
 from tests.slurm.lab import Lab, start
+from tests.slurm.runs import run_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]  # one-minute jobs must load torch in a part of it
 
@@ -32,9 +33,8 @@ def three_equal_nodes(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 @pytest.fixture
-def lab(three_equal_nodes: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lab]:
+def lab(three_equal_nodes: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     monkeypatch.setenv("SLURM_CONF", str(three_equal_nodes.configuration))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield three_equal_nodes
     for name in three_equal_nodes.nodes():
@@ -46,10 +46,6 @@ def write_prompts(path: Path, records: int) -> Path:
     lines = (" ".join(words.choices(WORDS, k=words.randrange(1, 30))) for _ in range(records))
     path.write_text("".join(f"{line}\n" for line in lines))
     return path
-
-
-def shown(output: Path) -> dict[str, Any]:
-    return dict(json.loads(clusterlm("runs", "show", output, "--json").stdout))
 
 
 def results(output: Path) -> dict[str, int]:
@@ -65,7 +61,7 @@ def running(output: Path) -> list[dict[str, Any]]:
         content = json.loads(file.read_bytes())
         attempts[content["job"]] = content | {"number": file.parent.name}
     counts = results(output)
-    jobs = [job for job in shown(output)["jobs"] if job["state"] == "RUNNING" and job["id"] in attempts]
+    jobs = [job for job in run_of(output)["jobs"] if job["state"] == "RUNNING" and job["id"] in attempts]
     return [job | attempts[job["id"]] for job in jobs if counts.get(attempts[job["id"]]["number"], 0)]
 
 
@@ -101,7 +97,7 @@ def without_delay(lab: Lab) -> None:
 
 def finished(lab: Lab, output: Path) -> bool:
     without_delay(lab)
-    state = shown(output)["state"]
+    state = run_of(output)["state"]
     assert state in ("running", "queued", "finished"), clusterlm("runs", "show", output).output
     return bool(state == "finished")
 
@@ -133,7 +129,7 @@ def test_six_shards_survive_a_lost_node_a_requeue_a_preemption_and_a_kill(
     assert there.read_bytes() == here.read_bytes()
     answers = [line["id"] for line in lines_of(there)]
     assert answers == [str(number) for number in range(300)]
-    account = shown(there)
+    account = run_of(there)
     assert (account["done"], account["failed"]) == (300, 0)
     assert account["attempts"] >= 6 + 2 + 1 + 1
     assert account["jobs"] == []
@@ -163,17 +159,14 @@ def test_a_killed_rank_ends_the_job_on_all_its_nodes_and_its_successor_goes_on(
     os.kill(worker_of("1", there, rank=3), signal.SIGKILL)
     killed = time.monotonic()
     ended = until(
-        lambda: [entry for entry in shown(there)["journal"] if entry["event"] == "ended"], 75, "the job's end"
+        lambda: [entry for entry in run_of(there)["journal"] if entry["event"] == "ended"], 75, "the job's end"
     )
     assert time.monotonic() - killed < 60
     assert ended[0]["exit_status"] not in (0, 3)
     assert "a process was killed (SIGKILL)" in ended[0]["said"]
     until(lambda: finished(lab, there), 300, "the end of the run")
     assert there.read_bytes() == here.read_bytes()
-    account = shown(there)
-    learned = [entry["said"] for entry in account["journal"] if entry["event"] == "learned"]
-    assert learned, account["journal"]
-    assert account["attempts"] == 2
+    assert run_of(there)["attempts"] == 2
 
 
 def tokens_per_second(model: Path, prompts: Path, folder: Path) -> float:
@@ -188,7 +181,7 @@ def test_a_chain_of_jobs_does_what_one_time_limit_is_too_short_for(
     lab: Lab, tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model, some = tiny("llama"), write_prompts(tmp_path / "some.txt", 40)
-    seconds_of_work = 120  # of jobs that may take 60, and use some of it to load
+    seconds_of_work = 180  # of jobs that may take 60, and use some of it to load
     records = max(60, round(tokens_per_second(model, some, tmp_path) * seconds_of_work / 32))
     prompts = write_prompts(tmp_path / "prompts.txt", records)
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
@@ -198,7 +191,7 @@ def test_a_chain_of_jobs_does_what_one_time_limit_is_too_short_for(
     assert queued.exit_code == 0, queued.output
     until(lambda: finished(lab, there), 560, "the end of the run")
     assert there.read_bytes() == here.read_bytes()
-    account = shown(there)
+    account = run_of(there)
     assert account["attempts"] >= 3
     story = [entry["event"] for entry in account["journal"]]
     assert story.count("started") == story.count("successor") == story.count("ended") == account["attempts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -68,7 +69,10 @@ def processes_that_name(folder: Path) -> list[str]:
 def listening_addresses(pid: int) -> set[str]:
     """Local addresses on which a process takes connections, as its own network sees them."""
     process = Path("/proc") / str(pid)
-    sockets = {str(entry.readlink()) for entry in (process / "fd").iterdir()}
+    sockets = set()
+    for entry in (process / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a daemon closes its files while we look
+            sockets.add(str(entry.readlink()))
     found = set()
     for table, letters in (("tcp", 8), ("tcp6", 32)):
         for line in (process / "net" / table).read_text().splitlines()[1:]:

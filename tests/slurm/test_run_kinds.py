@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
 import pytest
 
 from tests.cli.running import clusterlm
 from tests.slurm.lab import Lab
+from tests.slurm.runs import until_over
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of runs: none of other tests."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-def over(output: Path, seconds: float = 120) -> dict[str, Any]:
-    """What is shown of the run when no job of it is with Slurm any more."""
-    deadline = time.monotonic() + seconds
-    while (shown := json.loads(clusterlm("runs", "show", output, "--json").stdout))["state"] in ("queued", "running"):
-        assert time.monotonic() < deadline, shown
-        time.sleep(0.5)
-    return dict(shown)
 
 
 def test_standard_input_tables_several_answers_and_a_run_file(
@@ -75,7 +59,7 @@ def test_a_run_with_failed_records_is_done_and_says_how_many(
     assert asked.exit_code == 0, asked.output
     watched = clusterlm("runs", "watch", output, "--interval", 1)
     assert watched.exit_code == 3
-    shown = over(output)
+    shown = until_over(output)
     assert (shown["state"], shown["done"], shown["failed"], shown["attempts"]) == ("finished", 2, 1, 1)
     story = {entry["event"]: entry for entry in shown["journal"]}
     assert (story["ended"]["exit_status"], story["ended"]["said"]) == (3, "done; 3 new results; the run is finished")

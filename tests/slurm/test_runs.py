@@ -8,8 +8,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +15,11 @@ import pytest
 
 from tests.cli.running import clusterlm, lines_of
 from tests.slurm.lab import Lab
-
-RECORDS = 12
-
-
-@pytest.fixture(autouse=True)
-def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of runs: none of other tests."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.txt"
-    path.write_text("".join(f"The number {number} is\n" for number in range(RECORDS)))
-    return path
-
-
-@pytest.fixture
-def model(tiny: Callable[[str], Path]) -> Path:
-    return tiny("llama")
+from tests.slurm.runs import RECORDS, run_of, until
 
 
 def generate(model: Path, prompts: Path, output: Path, *more: object) -> Any:
     return clusterlm("generate", model, prompts, "-o", output, "--max-new-tokens", 8, "--on", "auto", *more)
-
-
-def run_of(output: Path) -> dict[str, Any]:
-    return dict(json.loads(clusterlm("runs", "show", output, "--json").stdout))
-
-
-def until(output: Path, states: set[str], seconds: float = 120) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while (shown := run_of(output))["state"] not in states:
-        assert time.monotonic() < deadline, shown
-        time.sleep(0.5)
-    return shown
 
 
 def story(shown: dict[str, Any]) -> list[str]:

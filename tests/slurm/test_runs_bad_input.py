@@ -18,7 +18,6 @@ import pytest
 from tests.cli.running import all_files, clusterlm
 from tests.slurm.lab import Lab
 
-RECORDS = 12
 LLAMA_3_70B = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -32,24 +31,6 @@ LLAMA_3_70B = {
     "torch_dtype": "bfloat16",
     "tie_word_embeddings": False,
 }
-
-
-@pytest.fixture(autouse=True)
-def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of runs: none of other tests."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-@pytest.fixture
-def model(tiny: Callable[[str], Path]) -> Path:
-    return tiny("llama")
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.txt"
-    path.write_text("".join(f"The number {number} is\n" for number in range(RECORDS)))
-    return path
 
 
 @pytest.fixture

@@ -33,12 +33,6 @@ MISTRAL_7B = {
 ONE_A100 = ("--partition", "gpu", "--gpu", "a100-40", "--gpus", 1)
 
 
-@pytest.fixture(autouse=True)
-def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of runs: none of other tests."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
 @pytest.fixture
 def short_arrays(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """Their tasks are 0 and 1."""
