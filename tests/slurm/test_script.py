@@ -45,11 +45,16 @@ def printed(lab: Lab, cluster: Cluster, wanted: Job) -> list[str]:
     return lines
 
 
+def gpus_in(line: str) -> int:
+    """Which ones depends on what other tests hold of the node."""
+    return len(line.split("gpus=")[1].split()[0].split(","))
+
+
 @pytest.mark.parametrize("gres", ["typed", "untyped", "gpus-per-node"])
 def test_a_job_gets_its_gpus_in_every_spelling(lab: Lab, cluster: Cluster, gres: Any) -> None:
     asking = dataclasses.replace(cluster, request=dataclasses.replace(cluster.request, gres=gres))
     (line,) = printed(lab, asking, job(lab, partition="a100", node_type="a100", gpus_per_node=2, cpus_per_task=4))
-    assert line.endswith(" gpus=0,1 cpus=4")
+    assert (gpus_in(line), line.split()[-1]) == (2, "cpus=4")
 
 
 @pytest.mark.parametrize("kind", ["a100", "v100"])
@@ -57,7 +62,7 @@ def test_in_a_partition_of_several_kinds_a_job_gets_the_one_it_asked_for(lab: La
     number = lab.submit(script(cluster, job(lab, node_type=kind, gpus_per_node=3, memory_gib=2)))
     node = lab.finish(number)["NodeList"]
     assert kind in lab.run("scontrol", "show", "node", node)
-    assert "gpus=0,1,2" in (lab.jobs / f"{number}.out").read_text()
+    assert gpus_in((lab.jobs / f"{number}.out").read_text()) == 3
 
 
 def test_a_job_on_two_nodes_starts_its_command_once_on_each(lab: Lab, cluster: Cluster) -> None:
