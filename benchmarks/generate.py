@@ -46,7 +46,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from clusterlm.runs.launch import prepare
-from clusterlm.spec import make_spec
+from clusterlm.spec import GenerateSpec, make_spec
 from clusterlm.store import find_model
 from clusterlm.worker.job import run_job
 
@@ -175,7 +175,7 @@ def clusterlm_job(work: Work) -> Answers:
     with tempfile.TemporaryDirectory(dir=work.folder) as folder:
         output = Path(folder) / "answers.jsonl"
         asked = {"model": str(work.folder / "model"), "input": str(work.folder / "requests.jsonl")}
-        spec = make_spec({**asked, "output": str(output)})
+        spec = make_spec(GenerateSpec, {**asked, "output": str(output)})
         run_job(prepare(spec, lambda: find_model(spec.model), restart=False).run, lambda _: None, lambda: None)
         tokenizer = AutoTokenizer.from_pretrained(work.folder / "model")
         lines = [json.loads(line) for line in output.read_text().splitlines()]

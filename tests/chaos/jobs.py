@@ -17,7 +17,7 @@ from clusterlm.records.request import Result
 from clusterlm.runs.attempt import ATTEMPT, Attempt
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.launch import prepare
-from clusterlm.spec import make_spec
+from clusterlm.spec import GenerateSpec, make_spec
 from clusterlm.store import find_model
 from clusterlm.worker.__main__ import main
 from clusterlm.worker.signals import ASKING_TO_STOP
@@ -29,7 +29,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 def prepared(model: Path, prompts: Path, output: Path, **settings: Any) -> RunFolder:
     """The run that `clusterlm generate` would make."""
-    spec = make_spec({"model": str(model), "input": str(prompts), "output": str(output), **settings})
+    spec = make_spec(GenerateSpec, {"model": str(model), "input": str(prompts), "output": str(output), **settings})
     return prepare(spec, lambda: find_model(str(model)), restart=False).run
 
 

@@ -15,15 +15,16 @@ from clusterlm.cluster.profile import Storage
 from clusterlm.errors import ClusterlmError, RunError, UsageError
 from clusterlm.model.find import find_model
 from clusterlm.planning.wishes import Wishes
+from clusterlm.runs.asked import Asked
 from clusterlm.runs.before import look_ahead, mounts
 from clusterlm.runs.before.areas import advice, area_of
 from clusterlm.runs.before.count import of_count
 from clusterlm.runs.before.plan import of_idle_gpus, of_time
 from clusterlm.runs.before.quota import PROJECT, Quota, quota_in
 from clusterlm.runs.before.room import of_room
-from clusterlm.runs.folder import Asked, RunFolder, folder_for
+from clusterlm.runs.folder import RunFolder, folder_for
 from clusterlm.runs.order import Order, Terms, order
-from clusterlm.spec import make_spec
+from clusterlm.spec import GenerateSpec, make_spec
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def lumi() -> Cluster:
 def wanted(folder: Path, records: int = 1000, **settings: object) -> Asked:
     (folder / "prompts.txt").write_text("".join(f"The number {number} is\n" for number in range(records)))
     output = folder / "answers.jsonl"
-    spec = make_spec({"model": "m", "input": str(folder / "prompts.txt"), "output": str(output), **settings})
+    spec = make_spec(
+        GenerateSpec, {"model": "m", "input": str(folder / "prompts.txt"), "output": str(output), **settings}
+    )
     return Asked(spec, folder / "prompts.txt", "mistralai/Mistral-7B-v0.1", folder, "f", records, "d")
 
 

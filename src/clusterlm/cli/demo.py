@@ -34,7 +34,7 @@ def demo(folder: Path) -> None:
     """
     from clusterlm.cli.models import demo_model
     from clusterlm.cli.work import work
-    from clusterlm.spec import make_spec
+    from clusterlm.spec import GenerateSpec, make_spec
 
     model = demo_model()
     _show_model(model)
@@ -43,7 +43,7 @@ def demo(folder: Path) -> None:
     prompts.write_text("".join(f"{prompt}\n" for prompt in _prompts()))
     click.echo(f"\n$ clusterlm generate demo {prompts} -o {answers} --max-new-tokens 64 --temperature 0.7", err=True)
     asked = {"input": str(prompts), "output": str(answers), "max_new_tokens": 64, "temperature": 0.7}
-    status = work(make_spec({"model": "demo", **asked}))
+    status = work(make_spec(GenerateSpec, {"model": "demo", **asked}))
     click.echo("\nthe first answers:", err=True)
     with open(answers) as file:
         for line, _ in zip(file, range(SHOWN_ANSWERS), strict=False):

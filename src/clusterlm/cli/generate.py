@@ -82,13 +82,13 @@ def generate(model: str, input: str | None, restart: bool, dry_run: bool, **flag
 
 def _spec(model: str, input: str | None, flags: dict[str, Any]) -> GenerateSpec:
     from clusterlm.errors import UsageError
-    from clusterlm.spec import make_spec, read_run_file
+    from clusterlm.spec import GenerateSpec, make_spec, read_run_file
 
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     if input is None and model.endswith(".toml"):
-        return make_spec({**read_run_file(Path(model)), **given}, where=model)
+        return make_spec(GenerateSpec, {**read_run_file(Path(model)), **given}, where=model)
     if input is None:
         raise UsageError("INPUT is missing", hint="clusterlm generate MODEL INPUT -o OUTPUT, or a run file: run.toml")
     if "output" not in given:
         raise UsageError("OUTPUT is missing", hint="-o answers.jsonl, or -o - for standard output")
-    return make_spec({"model": model, "input": input, **given})
+    return make_spec(GenerateSpec, {"model": model, "input": input, **given})

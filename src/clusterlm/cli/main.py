@@ -14,6 +14,7 @@ from clusterlm.cli.job import job
 from clusterlm.cli.lab import lab
 from clusterlm.cli.plan import plan
 from clusterlm.cli.runs import runs
+from clusterlm.cli.train import train
 from clusterlm.errors import ClusterlmError
 from clusterlm.version import __version__
 
@@ -47,6 +48,7 @@ def main() -> None:
 
 main.add_command(plan)
 main.add_command(generate)
+main.add_command(train)
 main.add_command(runs)
 main.add_command(job)
 main.add_command(clusters)

@@ -9,13 +9,13 @@ import click
 from clusterlm.store import ModelFolder, find_model
 
 if TYPE_CHECKING:
-    from clusterlm.spec import GenerateSpec
+    from clusterlm.spec import TaskSpec
 
 DEMO = "demo"
 """Name of the built-in model."""
 
 
-def find(spec: GenerateSpec) -> ModelFolder:
+def find(spec: TaskSpec) -> ModelFolder:
     return demo_model() if spec.model == DEMO else find_model(spec.model, spec.revision)
 
 

@@ -37,7 +37,7 @@ def choose_rule(reader: Reader, where: str, column: str | None, template: str | 
     if template is not None:
         return _template_rule(template, columns, where)
     if column is not None:
-        _check_known(column, "column", columns, where)
+        check_known(column, "column", columns, where)
         return Rule((column,), partial(_column_payload, column))
     if reader.form == "lines":
         return Rule(("prompt",), partial(_column_payload, "prompt"))
@@ -46,7 +46,8 @@ def choose_rule(reader: Reader, where: str, column: str | None, template: str | 
     return _table_rule(columns, where)
 
 
-def _check_known(name: str, what: str, columns: Sequence[str], where: str) -> None:
+def check_known(name: str, what: str, columns: Sequence[str], where: str) -> None:
+    """UsageError with the nearest name."""
     if name not in columns:
         raise UsageError(f"there is no {what} {name!r}", where=where, hint=did_you_mean(name, columns))
 
@@ -107,14 +108,14 @@ def _object_payload(fields: Mapping[str, Any]) -> Payload:
 
 
 def _template_rule(template: str, columns: Sequence[str], where: str) -> Rule:
-    parts = _parse(template)
+    parts = parse_template(template)
     names = tuple(name for _, name in parts if name is not None)
     for name in names:
-        _check_known(name, "column for the template's field", columns, where)
-    return Rule(names, partial(_template_payload, parts))
+        check_known(name, "column for the template's field", columns, where)
+    return Rule(names, partial(template_payload, parts))
 
 
-def _parse(template: str) -> list[tuple[str, str | None]]:
+def parse_template(template: str) -> list[tuple[str, str | None]]:
     """Pairs of a literal text and the column after it. Nothing but {name}, {{ and }} is allowed, so nothing can run."""
     try:
         fields = list(string.Formatter().parse(template))
@@ -131,7 +132,7 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
     return [(literal, name) for literal, name, _, _ in fields]
 
 
-def _template_payload(parts: Sequence[tuple[str, str | None]], fields: Mapping[str, Any]) -> Payload:
+def template_payload(parts: Sequence[tuple[str, str | None]], fields: Mapping[str, Any]) -> Payload:
     prompt = "".join(literal + ("" if name is None else _field_text(name, fields)) for literal, name in parts)
     return Payload(prompt=checked_prompt("the prompt", prompt))
 

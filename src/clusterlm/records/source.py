@@ -82,7 +82,7 @@ class Source:
             for index, row in enumerate(self._reader.rows(self._wanted)):
                 yield row.place, self._request(index, row)
         except OSError as problem:
-            raise _unreadable(self.path, problem) from problem
+            raise unreadable(self.path, problem) from problem
 
     def _request(self, index: int, row: Row) -> Request:
         request_id = self._id(index, row.fields)
@@ -123,16 +123,17 @@ def open_source(
     as one prompt; `split` chooses a part of a dataset folder. An option that the input has no use for is an error.
     """
     try:
-        reader = _open_reader(path, column=column, whole_file=whole_file, split=split)
+        reader = open_reader(path, column=column, whole_file=whole_file, split=split)
         source = Source(path, reader, choose_rule(reader, str(path), column, template))
         if next(iter(source), None) is None:
             raise nothing_to_read(path)
     except OSError as problem:
-        raise _unreadable(path, problem) from problem
+        raise unreadable(path, problem) from problem
     return source
 
 
-def _open_reader(path: Path, *, column: str | None, whole_file: bool, split: str | None) -> Reader:
+def open_reader(path: Path, *, column: str | None, whole_file: bool, split: str | None) -> Reader:
+    """By the suffix; InputError where the file cannot be read, UsageError for an option that it has no use for."""
     suffix = path.suffix.lower()
     is_folder = path.is_dir()
     if not path.exists():
@@ -173,7 +174,7 @@ def _missing(path: Path) -> ClusterlmError:
     return InputError("there is no such file", where=str(path), hint=hint)
 
 
-def _unreadable(path: Path, problem: OSError) -> InputError:
+def unreadable(path: Path, problem: OSError) -> InputError:
     where = str(problem.filename or path)
     hint = "ask its owner for the right to read it" if isinstance(problem, PermissionError) else "look at the disk"
     return InputError(f"cannot be read: {problem.strerror or problem}", where=where, hint=hint)

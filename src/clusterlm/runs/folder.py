@@ -33,45 +33,13 @@ from clusterlm.runs.progress import Progress
 from clusterlm.version import __version__
 
 if TYPE_CHECKING:  # what reads input, and pydantic, take longer to import than a list of runs to print
-    from clusterlm.records.source import Source
-    from clusterlm.spec import GenerateSpec
+    from clusterlm.runs.asked import Asked
+    from clusterlm.spec import TaskSpec
 
 STANDARD_STREAM = "-"
 """As OUTPUT: standard output."""
 
 State = Literal["running", "finished", "interrupted"]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a run is: two commands with the same `identity` are the same run."""
-
-    spec: GenerateSpec
-    input_path: Path
-    model_name: str
-    model_path: Path
-    model_fingerprint: str
-    requests: int
-    input_digest: str
-
-    @property
-    def output_path(self) -> Path:
-        return Path(self.spec.output)
-
-    def source(self) -> Source:
-        """Its requests; InputError where the input is not what it was."""
-        from clusterlm.records.source import open_source
-
-        spec = self.spec
-        return open_source(
-            self.input_path, column=spec.column, template=spec.template, whole_file=spec.whole_file, split=spec.split
-        )
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        settings = {name: value for name, value in self.spec.settings().items() if name not in ("input", "model")}
-        content = {"content of the model": self.model_fingerprint, "content of the input": self.input_digest}
-        return {**settings, **content}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +51,16 @@ class RunFolder:
     @property
     def results(self) -> Path:
         return self.path / "results.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Of a training: a folder each, the state that a later attempt goes on from."""
+        return self.path / "checkpoints"
+
+    @property
+    def data(self) -> Path:
+        """Of a training: its examples as tokens."""
+        return self.path / "data"
 
     @property
     def script(self) -> Path:
@@ -110,15 +88,10 @@ class RunFolder:
     def name(self) -> str:
         return self.path.name.removesuffix(".run")
 
-    def read_asked(self) -> Asked:
-        from clusterlm.spec import GenerateSpec
+    def read_asked(self) -> Asked[Any]:
+        from clusterlm.runs.asked import asked_of
 
-        content = self._read("run.json")
-        spec = GenerateSpec(**content["spec"])
-        fields = {name: content[name] for name in ("model_name", "model_fingerprint", "requests", "input_digest")}
-        return Asked(
-            spec=spec, input_path=Path(content["input_path"]), model_path=Path(content["model_path"]), **fields
-        )
+        return asked_of(self._read("run.json"))
 
     def read(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -126,6 +99,10 @@ class RunFolder:
         if missing := {"spec", "requests", "model_name", "input_path", "created"} - content.keys():
             raise RunError(f"is damaged: run.json lacks {', '.join(sorted(missing))}", where=str(self.path))
         return content
+
+    def task(self) -> str:
+        """generate or train."""
+        return str(self.read()["spec"].get("task", "generate"))
 
     def finished(self) -> Progress | None:
         """The last account, where the run came to its end."""
@@ -199,7 +176,7 @@ class RunFolder:
         if not file.exists():
             return None
         content = json.loads(file.read_bytes())
-        return Progress(**{name: content[name] for name in Progress.__dataclass_fields__})
+        return Progress(**{name: content[name] for name in Progress.__dataclass_fields__ if name in content})
 
     def _is_locked(self) -> bool:
         try:
@@ -215,7 +192,7 @@ class RunFolder:
             raise RunError(f"is no run folder: {problem}", where=str(self.path)) from None
 
 
-def folder_for(spec: GenerateSpec) -> RunFolder:
+def folder_for(spec: TaskSpec) -> RunFolder:
     """Beside the output file; for standard output in the user's state folder, one for each different command."""
     if spec.output != STANDARD_STREAM:
         return RunFolder(Path(f"{Path(spec.output).absolute()}.run"))
@@ -223,12 +200,11 @@ def folder_for(spec: GenerateSpec) -> RunFolder:
     return RunFolder(_state_folder() / "runs" / f"{digest}.run")
 
 
-def open_run(run: RunFolder, asked: Asked, *, restart: bool) -> int:
+def open_run(run: RunFolder, asked: Asked[Any], *, restart: bool) -> int:
     """Make the folder, or check that it belongs to the same command; the number of results that it holds already."""
     if restart and (run.path / "run.json").exists():
         with run.locked():
-            if asked.spec.output != STANDARD_STREAM:
-                Path(asked.spec.output).unlink(missing_ok=True)
+            _remove_output(asked)
             shutil.rmtree(run.path)
     if (run.path / "run.json").exists():
         _refuse_other(run, asked)
@@ -237,6 +213,14 @@ def open_run(run: RunFolder, asked: Asked, *, restart: bool) -> int:
         _create(run, asked)
     _remember(run)
     return _count_results(run)
+
+
+def _remove_output(asked: Asked[Any]) -> None:
+    output = asked.output_path
+    if output.is_dir():
+        shutil.rmtree(output)
+    elif asked.spec.output != STANDARD_STREAM:
+        output.unlink(missing_ok=True)
 
 
 def _count_results(run: RunFolder) -> int:
@@ -248,7 +232,7 @@ def _count_results(run: RunFolder) -> int:
         return len(log)
 
 
-def _refuse_other(run: RunFolder, asked: Asked) -> None:
+def _refuse_other(run: RunFolder, asked: Asked[Any]) -> None:
     old, new = run.read_asked().identity, asked.identity
     # As JSON both: a tuple has become a list.
     changed = [name for name in {**old, **new} if json.dumps(old.get(name)) != json.dumps(new.get(name))]
@@ -262,7 +246,7 @@ def _difference(name: str, old: Any, new: Any) -> str:
     return f"{name} changed" if name.startswith("content of") else f"{name} was {old!r}, now {new!r}"
 
 
-def _refuse_foreign(run: RunFolder, asked: Asked) -> None:
+def _refuse_foreign(run: RunFolder, asked: Asked[Any]) -> None:
     if asked.spec.output != STANDARD_STREAM and Path(asked.spec.output).exists():
         hint = "name another OUTPUT, or move that file away"
         raise RunError("exists, and no run of clusterlm made it", where=asked.spec.output, hint=hint)
@@ -272,7 +256,7 @@ def _refuse_foreign(run: RunFolder, asked: Asked) -> None:
         raise RunError("exists, and is no run folder", where=str(run.path), hint="name another OUTPUT")
 
 
-def _create(run: RunFolder, asked: Asked) -> None:
+def _create(run: RunFolder, asked: Asked[Any]) -> None:
     try:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -281,7 +265,7 @@ def _create(run: RunFolder, asked: Asked) -> None:
     if asked.spec.input == STANDARD_STREAM:
         input_path = run.path / f"input{asked.input_path.suffix}"
         shutil.copyfile(asked.input_path, input_path)
-    places = {"input": str(input_path.absolute())}
+    places = asked.other_places | {"input": str(input_path.absolute())}
     if asked.spec.output != STANDARD_STREAM:
         places["output"] = str(asked.output_path.absolute())
     spec = asked.spec.model_copy(update=places)

@@ -7,17 +7,27 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from clusterlm.errors import InputError, MissingPackage, ModelError, UsageError
 from clusterlm.records.output import check_output_path
 from clusterlm.records.request import Request
 from clusterlm.records.source import open_source
-from clusterlm.runs.folder import Asked, RunFolder, folder_for, open_run
-from clusterlm.spec import STANDARD_STREAM, GenerateSpec
+from clusterlm.runs.asked import Asked
+from clusterlm.runs.folder import RunFolder, folder_for, open_run
+from clusterlm.runs.lesson import to_learn
+from clusterlm.spec import STANDARD_STREAM, GenerateSpec, TaskSpec, TrainSpec
 from clusterlm.store import ModelFolder
+
+OF_TASK = {
+    "generate": ("torch", "transformers"),
+    "train": ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "numpy", "pyarrow"),
+}
+"""Packages that it cannot do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,7 @@ class Prepared:
     finished_before: int
 
 
-def prepare(spec: GenerateSpec, find: Callable[[], ModelFolder], *, restart: bool) -> Prepared:
+def prepare(spec: TaskSpec, find: Callable[[], ModelFolder], *, restart: bool) -> Prepared:
     """The run's folder, new or continued; the first thing wrong is raised, and then nothing was touched."""
     check_packages(spec)
     with examined(spec, find) as asked:
@@ -38,9 +48,16 @@ def prepare(spec: GenerateSpec, find: Callable[[], ModelFolder], *, restart: boo
     return Prepared(run=run, requests=asked.requests, finished_before=finished_before)
 
 
-@contextlib.contextmanager
-def examined(spec: GenerateSpec, find: Callable[[], ModelFolder]) -> Iterator[Asked]:
+def examined(spec: TaskSpec, find: Callable[[], ModelFolder]) -> AbstractContextManager[Asked[Any]]:
     """What is asked for, all of it checked and nothing written."""
+    if isinstance(spec, TrainSpec):
+        return contextlib.nullcontext(to_learn(spec, find))
+    assert isinstance(spec, GenerateSpec)
+    return _to_answer(spec, find)
+
+
+@contextlib.contextmanager
+def _to_answer(spec: GenerateSpec, find: Callable[[], ModelFolder]) -> Iterator[Asked[GenerateSpec]]:
     if spec.output != STANDARD_STREAM:
         check_output_path(Path(spec.output), None if spec.input == STANDARD_STREAM else Path(spec.input))
     with _input_file(spec) as input_path:
@@ -63,12 +80,19 @@ def examined(spec: GenerateSpec, find: Callable[[], ModelFolder]) -> Iterator[As
         )
 
 
-def check_packages(spec: GenerateSpec) -> None:
-    wanted = ["torch", "transformers", *(["bitsandbytes"] if spec.quantize != "none" else [])]
+def check_packages(spec: TaskSpec) -> None:
+    wanted = [*OF_TASK[spec.task], *(["bitsandbytes"] if _quantises(spec) else [])]
     missing = [name for name in wanted if find_spec(name) is None]
     if missing:
         hint = "pip install 'clusterlm[run]', or load your site's module and install the rest beside it"
-        raise MissingPackage(f"generating needs {' and '.join(missing)}, not installed here", hint=hint)
+        doing = "training" if spec.task == "train" else "generating"
+        raise MissingPackage(f"{doing} needs {' and '.join(missing)}, not installed here", hint=hint)
+
+
+def _quantises(spec: TaskSpec) -> bool:
+    if isinstance(spec, TrainSpec):
+        return spec.method == "qlora" or "8bit" in spec.optimizer
+    return getattr(spec, "quantize", "none") != "none"
 
 
 def _check_chat(spec: GenerateSpec, first: Request, model: ModelFolder) -> None:

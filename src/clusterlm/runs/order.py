@@ -16,7 +16,8 @@ from clusterlm.planning.planner import Plan, plan
 from clusterlm.planning.wishes import Wishes
 from clusterlm.records.request import Request
 from clusterlm.runs.account import measured_seconds_per_record
-from clusterlm.runs.folder import Asked, RunFolder
+from clusterlm.runs.asked import Asked
+from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.request import job_of
 from clusterlm.runs.submission import Submission
 from clusterlm.runs.told import attempts_of
@@ -24,6 +25,7 @@ from clusterlm.slurm.environment import Environment, in_container
 from clusterlm.slurm.header import log_path
 from clusterlm.slurm.job import Job
 from clusterlm.slurm.script import script
+from clusterlm.spec import GenerateSpec
 from clusterlm.units import show_bytes
 
 CHARACTERS_PER_TOKEN = 4
@@ -89,7 +91,9 @@ class Order:
     script: str
 
 
-def order(asked: Asked, run: RunFolder, cluster: Cluster, shape: ModelShape, placing: Wishes, terms: Terms) -> Order:
+def order(
+    asked: Asked[GenerateSpec], run: RunFolder, cluster: Cluster, shape: ModelShape, placing: Wishes, terms: Terms
+) -> Order:
     """UsageError or RunError where no such job can be; nothing is written or asked."""
     search, wishes = Search(shape), _wishes(asked, shape, placing)
     found = plan(search, cluster, wishes)
@@ -111,7 +115,7 @@ def order(asked: Asked, run: RunFolder, cluster: Cluster, shape: ModelShape, pla
     return Order(plan=found, best=best, job=job, submission=submission, script=script(cluster, job))
 
 
-def _wishes(asked: Asked, shape: ModelShape, placing: Wishes) -> Wishes:
+def _wishes(asked: Asked[GenerateSpec], shape: ModelShape, placing: Wishes) -> Wishes:
     """`placing`: those about the place and the way."""
     spec = asked.spec
     prompt = _prompt_tokens(asked)
@@ -129,7 +133,7 @@ def _wishes(asked: Asked, shape: ModelShape, placing: Wishes) -> Wishes:
     )
 
 
-def _prompt_tokens(asked: Asked) -> int:
+def _prompt_tokens(asked: Asked[GenerateSpec]) -> int:
     """The mean of the first requests', guessed by their characters: a tokenizer would have to be loaded."""
     lengths = [_characters(request) for request in islice(asked.source(), LOOKED_AT)]
     return max(1, round(sum(lengths) / len(lengths) / CHARACTERS_PER_TOKEN))
@@ -139,7 +143,7 @@ def _characters(request: Request) -> int:
     return len(request.prompt or "") + sum(len(str(turn.get("content") or "")) for turn in request.messages or ())
 
 
-def _shards(best: Candidate, asked: Asked, run: RunFolder, terms: Terms) -> int:
+def _shards(best: Candidate, asked: Asked[GenerateSpec], run: RunFolder, terms: Terms) -> int:
     """By the time a shard should take: from what this run measured so far, else from the plan."""
     if terms.shard_seconds is None:
         return terms.shards or 1
@@ -152,7 +156,7 @@ def _shards(best: Candidate, asked: Asked, run: RunFolder, terms: Terms) -> int:
     return max(1, math.ceil(asked.requests * each / (terms.shard_seconds - load)))
 
 
-def _best(found: Plan, asked: Asked, search: Search) -> Candidate:
+def _best(found: Plan, asked: Asked[GenerateSpec], search: Search) -> Candidate:
     if found.best is not None:
         return found.best
     closest, name = found.closest, found.cluster.name
@@ -181,7 +185,7 @@ def _ways_out(found: Plan, search: Search) -> list[str]:
     return ways
 
 
-def _environment(cluster: Cluster, asked: Asked, terms: Terms) -> Environment:
+def _environment(cluster: Cluster, asked: Asked[GenerateSpec], terms: Terms) -> Environment:
     """That of this process, but where a container is asked for."""
     if terms.container is None:
         return Environment()
@@ -198,7 +202,7 @@ def _environment(cluster: Cluster, asked: Asked, terms: Terms) -> Environment:
     return in_container(image, package=str(Path(__file__).parents[1]), binds=binds)
 
 
-def _job(best: Candidate, asked: Asked, run: RunFolder, shards: int, terms: Terms) -> Job:
+def _job(best: Candidate, asked: Asked[GenerateSpec], run: RunFolder, shards: int, terms: Terms) -> Job:
     seconds = terms.seconds or best.duration.asked
     plain = job_of(best, asked.model_name)
     shortest, longest = SIGNAL_SECONDS

@@ -17,6 +17,10 @@ class Progress:
     new_results: int
     new_tokens: int
     seconds: float
+    unit: str = "records"
+    """What is counted: records, or steps of a training."""
+    note: str = ""
+    """What else is worth telling: the loss of a training."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -32,9 +36,10 @@ class Progress:
     def line(self) -> str:
         left = self.seconds_left
         parts = [
-            f"{self.done + self.failed:,} of {self.requests:,} records",
+            f"{self.done + self.failed:,} of {self.requests:,} {self.unit}",
+            *([self.note] if self.note else []),
             f"{self.tokens_per_second:,.0f} tokens/s",
-            f"{self.failed:,} failed",
+            *([f"{self.failed:,} failed"] if self.unit == "records" else []),
             f"{show_seconds(left)} left" if left is not None else "no result yet",
         ]
         return ", ".join(parts)

@@ -12,21 +12,23 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clusterlm.errors import ClusterlmError
 from clusterlm.runs.attempt import Attempt, attempt_of_this_job
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.progress import Progress
-from clusterlm.worker.outcome import Outcome, failed, finished, stopped
+from clusterlm.worker.outcome import Interrupted, Outcome, failed, finished, stopped
 from clusterlm.worker.place import Place
-from clusterlm.worker.ranks import Ranks, ranks_of_this_job, share_node
+from clusterlm.worker.ranks import Ranks, ranks_of_this_job, share_node, share_threads
 from clusterlm.worker.signals import Signals
 
 if TYPE_CHECKING:
     from clusterlm.worker.meeting import Meeting
 
 SECONDS_BETWEEN_LINES = 10
+SECONDS_OF_AN_EXCHANGE = 1800
+"""In a training: loading and saving of one process keep the others waiting."""
 NOT_BEGUN = Progress(requests=0, done=0, failed=0, new_results=0, new_tokens=0, seconds=0)
 
 
@@ -38,11 +40,11 @@ def main(arguments: list[str]) -> int:
     signals.install()
     try:
         attempt = attempt_of_this_job()
+        process = _Process(RunFolder(Path(arguments[0])), attempt, signals)
     except ClusterlmError as problem:
         _say(f"error: {problem}")
         return problem.exit_code
     signals.ends = attempt.ends if attempt else None
-    process = _Process(RunFolder(Path(arguments[0])), attempt, signals)
     signals.leave_by(process.leave)
     return process.run()
 
@@ -51,7 +53,9 @@ class _Process:
     """One process of a job, or one that was started by hand."""
 
     def __init__(self, run: RunFolder, attempt: Attempt | None, signals: Signals) -> None:
-        self.ranks = ranks_of_this_job() if attempt is not None else Ranks()
+        self.is_training = run.task() == "train"
+        # Each of several generations that a user starts by hand does all of it; a training is shared by all.
+        self.ranks = ranks_of_this_job() if attempt is not None or self.is_training else Ranks()
         self.place = Place(run, attempt, self.ranks)
         self.signals = signals
         self.meeting: Meeting | None = None
@@ -83,27 +87,41 @@ class _Process:
         os._exit(self._exit_status(outcome))
 
     def _work(self) -> Outcome:
+        try:
+            return self._train() if self.is_training else self._answer()
+        except Interrupted as stop:
+            safe = "a checkpoint is saved" if self.is_training else "finished records are safe"
+            _say(f"interrupted ({stop.reason}); {safe}, and the same command continues")
+            return stopped(stop.reason, self.progress)
+
+    def _train(self) -> Outcome:
+        share_threads(self.ranks)
+        from clusterlm.worker.training.job import run_training
+        from clusterlm.worker.training.start import backend, prepare_process
+
+        prepare_process(self.ranks)
+        self._meet(backend(), SECONDS_OF_AN_EXCHANGE)
+        progress = run_training(self.place, self._show, self.signals.reason, self.signals.wait_for_step, _say)
+        return finished(progress)
+
+    def _answer(self) -> Outcome:
         share_node(self.ranks)
         # Importing torch takes seconds, and it reads then which devices it may use.
-        from clusterlm.worker.job import Interrupted, run_part
+        from clusterlm.worker.job import run_part
 
         self._meet()
-        try:
-            done = run_part(self.place, self._show, self.signals.reason, self.signals.wait_for_step)
-        except Interrupted as stop:
-            _say(f"interrupted ({stop.reason}); finished records are safe, and the same command continues")
-            return stopped(stop.reason, self.progress)
+        done = run_part(self.place, self._show, self.signals.reason, self.signals.wait_for_step)
         if done.elsewhere:
             others = "shards" if self.place.part.shards > 1 else "ranks"
             _say(f"part done, {done.elsewhere:,} records are with other {others}")
         return finished(done.progress)
 
-    def _meet(self) -> None:
+    def _meet(self, *settings: Any) -> None:
         if self.ranks.is_alone:
             return
         from clusterlm.worker.meeting import Meeting
 
-        self.meeting = Meeting(self.ranks, lambda: self.signals.first)
+        self.meeting = Meeting(self.ranks, lambda: self.signals.first, *settings)
         _say(self.meeting.place)
 
     def _show(self, progress: Progress) -> None:

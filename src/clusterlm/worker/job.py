@@ -11,28 +11,21 @@ from clusterlm.records.log import ResultLog
 from clusterlm.records.output import write_output
 from clusterlm.records.request import Request
 from clusterlm.records.source import Source
+from clusterlm.runs.asked import Asked
 from clusterlm.runs.attempt import Part
-from clusterlm.runs.folder import Asked, RunFolder
+from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.progress import Progress
-from clusterlm.spec import STANDARD_STREAM
+from clusterlm.spec import STANDARD_STREAM, GenerateSpec
 from clusterlm.worker.admission import Admission
 from clusterlm.worker.environment import describe_environment
 from clusterlm.worker.generator import Generator
-from clusterlm.worker.outcome import TIME_LIMIT
+from clusterlm.worker.outcome import TIME_LIMIT, Interrupted
 from clusterlm.worker.place import Place
 from clusterlm.worker.tracker import Tracker
 from clusterlm.worker.writer import Writer
 
 ShouldStop = Callable[[], str | None]
 """The name of the signal that asks for it; None: go on."""
-
-
-class Interrupted(Exception):
-    """The work was asked to stop, or had no time left; all that finished is safe."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +68,7 @@ def run_part(
 
 
 def _answer_missing(
-    asked: Asked,
+    asked: Asked[GenerateSpec],
     source: Source,
     part: Part,
     log: ResultLog,
@@ -128,7 +121,7 @@ def _missing(source: Source, part: Part, log: ResultLog) -> Iterator[Request]:
             raise RunError(f"record {request.id!r} is not what it was when it was answered", hint=hint)
 
 
-def _finish(place: Place, asked: Asked, source: Source, log: ResultLog, progress: Progress) -> int:
+def _finish(place: Place, asked: Asked[GenerateSpec], source: Source, log: ResultLog, progress: Progress) -> int:
     """Write the output where every record of the run has a result; how many have none.
 
     Of several processes that end together each may write it: each replaces the file whole, by the same bytes.
@@ -143,7 +136,9 @@ def _finish(place: Place, asked: Asked, source: Source, log: ResultLog, progress
     return 0
 
 
-def _write_answers(run: RunFolder, asked: Asked, source: Source, log: ResultLog, progress: Progress) -> None:
+def _write_answers(
+    run: RunFolder, asked: Asked[GenerateSpec], source: Source, log: ResultLog, progress: Progress
+) -> None:
     spec = asked.spec
     to_stream = spec.output == STANDARD_STREAM
     written = write_output(

@@ -58,7 +58,7 @@ class LoadedModel:
 
 
 def load_tokenizer(path: Path) -> Any:
-    _quiet()
+    quiet()
     try:
         return AutoTokenizer.from_pretrained(path)
     except (ValueError, OSError, KeyError, ImportError) as problem:
@@ -67,7 +67,7 @@ def load_tokenizer(path: Path) -> Any:
 
 def load_model(path: Path, spec: GenerateSpec, tokenizer: Any) -> LoadedModel:
     """The weights in memory; ModelError where transformers cannot load them."""
-    _quiet()
+    quiet()
     arguments: dict[str, Any] = {"dtype": spec.dtype, "device_map": _device_map(spec.device_map)}
     if spec.quantize != "none":
         arguments["quantization_config"] = _quantization(spec.quantize)
@@ -158,7 +158,7 @@ def _cohort_layers(module: Any) -> tuple[bool, ...] | None:
     )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """What the libraries say on loading is for their developers; errors come as exceptions."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -30,9 +30,16 @@ STOP = "clusterlm/stop"
 
 
 class Meeting:
-    def __init__(self, ranks: Ranks, signalled: Callable[[], signal.Signals | None]) -> None:
-        """Returns when every rank has reached every other; RunError where one does not."""
+    def __init__(
+        self, ranks: Ranks, signalled: Callable[[], signal.Signals | None], backend: str = "gloo", seconds: float = 0
+    ) -> None:
+        """Returns when every rank has reached every other; RunError where one does not.
+
+        `backend`: of torch.distributed; `seconds`: most that anything exchanged may take, from then on.
+        """
         self._ranks = ranks
+        self._backend = backend
+        self._seconds = seconds
         self._signalled = signalled
         self._problem: Exception | None = None
         meeting = threading.Thread(target=self._meet, name="meeting", daemon=True)
@@ -55,7 +62,8 @@ class Meeting:
         rank, ranks = self._ranks.rank, self._ranks.ranks
         try:
             self._store, _, _ = next(iter(rendezvous("env://", rank, ranks, timeout=timeout)))
-            dist.init_process_group("gloo", store=self._store, rank=rank, world_size=ranks, timeout=timeout)
+            most = timedelta(seconds=max(SECONDS_TO_MEET, self._seconds))
+            dist.init_process_group(self._backend, store=self._store, rank=rank, world_size=ranks, timeout=most)
             dist.barrier()
         except Exception as problem:  # noqa: BLE001 raised in the thread that waits for this one
             self._problem = problem

@@ -21,6 +21,14 @@ BY_SIGNAL = 128
 TIME_LIMIT = "time limit"
 
 
+class Interrupted(Exception):
+    """The work was asked to stop, or had no time left; all that finished is safe."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     outcome: Literal["finished", "stopped", "failed"]

@@ -41,7 +41,7 @@ def share_node(ranks: Ranks, environment: MutableMapping[str, str] = os.environ)
     """Leave each process its own devices and threads; before torch is imported, which looks at them once."""
     if ranks.local_ranks == 1:
         return
-    _share_threads(ranks, environment)
+    share_threads(ranks, environment)
     name, devices = _visible(environment)
     if not devices:
         return
@@ -57,7 +57,8 @@ def share_node(ranks: Ranks, environment: MutableMapping[str, str] = os.environ)
     environment[name] = ",".join(own)
 
 
-def _share_threads(ranks: Ranks, environment: MutableMapping[str, str]) -> None:
+def share_threads(ranks: Ranks, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Leave each process of a node its part of the cores; before torch is imported."""
     # torchrun sets 1 where its user set nothing: a model on CPUs would leave the other cores idle.
     if environment.get(THREADS, "1") == "1":
         environment[THREADS] = str(max(1, len(os.sched_getaffinity(0)) // ranks.local_ranks))

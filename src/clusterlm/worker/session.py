@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from clusterlm.records.request import Request, Result
-from clusterlm.spec import make_spec
+from clusterlm.spec import GenerateSpec, make_spec
 from clusterlm.store import ModelFolder, find_model
 from clusterlm.worker.demo_model import ensure_demo_model
 from clusterlm.worker.generator import Generator
@@ -18,7 +18,7 @@ def generate_in_memory(
     model: str, prompts: Iterable[str | list[Mapping[str, Any]]], options: Mapping[str, Any]
 ) -> Iterator[Result]:
     """Results in the order of the prompts; each is held until those before it are finished."""
-    spec = make_spec({"model": model, "input": "-", "output": "-", **options})
+    spec = make_spec(GenerateSpec, {"model": model, "input": "-", "output": "-", **options})
     folder: ModelFolder = find_model(str(ensure_demo_model().folder) if model == DEMO else model, spec.revision)
     generator = Generator(folder.path, spec)
     held: dict[int, Result] = {}

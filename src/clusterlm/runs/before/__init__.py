@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from clusterlm.cluster import Cluster
+from clusterlm.runs.asked import Asked
 from clusterlm.runs.before.count import of_count
 from clusterlm.runs.before.paths import of_paths
 from clusterlm.runs.before.plan import of_idle_gpus, of_time
 from clusterlm.runs.before.room import of_room
 from clusterlm.runs.before.site import this_slurm
 from clusterlm.runs.before.trial import of_qos, of_trial
-from clusterlm.runs.folder import Asked, RunFolder
+from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.order import Order
+from clusterlm.spec import GenerateSpec
 
 __all__ = ["look_ahead"]
 
 
-def look_ahead(made: Order, asked: Asked, run: RunFolder, cluster: Cluster, *, dry_run: bool = False) -> list[str]:
+def look_ahead(
+    made: Order, asked: Asked[GenerateSpec], run: RunFolder, cluster: Cluster, *, dry_run: bool = False
+) -> list[str]:
     """What the user should know; ClusterlmError for the first thing that cannot work. Nothing is written or queued.
 
     `dry_run`: perhaps not on a machine of the cluster; then only what the plan itself tells is looked at.

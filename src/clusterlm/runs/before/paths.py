@@ -10,14 +10,15 @@ from typing import Literal
 
 from clusterlm.cluster import Cluster
 from clusterlm.errors import RunError, SlurmError
+from clusterlm.runs.asked import Asked
 from clusterlm.runs.before.areas import advice, area_of
 from clusterlm.runs.before.mounts import file_system_of, folder_of_each_machine, is_exported, nearest_folder
 from clusterlm.runs.before.site import partition_in_slurm
-from clusterlm.runs.folder import Asked, RunFolder
+from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.order import Order
 from clusterlm.slurm import client
 from clusterlm.slurm.jobs import time_of
-from clusterlm.spec import STANDARD_STREAM
+from clusterlm.spec import STANDARD_STREAM, GenerateSpec
 
 STATE_OF_MACHINE = Path("/proc/stat")
 SAME_BOOT_SECONDS = 10
@@ -46,7 +47,7 @@ class Doubt:
     """Other machines do not see it."""
 
 
-def of_paths(made: Order, asked: Asked, run: RunFolder, cluster: Cluster) -> Iterator[str]:
+def of_paths(made: Order, asked: Asked[GenerateSpec], run: RunFolder, cluster: Cluster) -> Iterator[str]:
     """RunError for a file that the nodes surely do not see."""
     needed = list(_needed(made, asked, run))
     doubts = [doubt for one in needed if (doubt := _doubt(one, cluster))]
@@ -55,7 +56,7 @@ def of_paths(made: Order, asked: Asked, run: RunFolder, cluster: Cluster) -> Ite
     yield from _purged(needed, cluster)
 
 
-def _needed(made: Order, asked: Asked, run: RunFolder) -> Iterator[Needed]:
+def _needed(made: Order, asked: Asked[GenerateSpec], run: RunFolder) -> Iterator[Needed]:
     yield Needed("the run folder", run.path, "-o FILE")
     if asked.spec.input != STANDARD_STREAM:
         yield Needed("the input", asked.input_path, "copy it")

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from clusterlm.cluster import Cluster
 from clusterlm.errors import RunError
+from clusterlm.runs.asked import Asked
 from clusterlm.runs.before.areas import advice, area_of
 from clusterlm.runs.before.mounts import file_system_of, nearest_folder
 from clusterlm.runs.before.quota import lustre_quota
-from clusterlm.runs.folder import Asked, RunFolder
+from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.order import Order
+from clusterlm.spec import GenerateSpec
 from clusterlm.units import show_bytes
 
 BYTES_OF_TOKEN = 5
@@ -42,7 +44,7 @@ class Free:
     """In a sentence."""
 
 
-def of_room(made: Order, asked: Asked, run: RunFolder, cluster: Cluster) -> Iterator[str]:
+def of_room(made: Order, asked: Asked[GenerateSpec], run: RunFolder, cluster: Cluster) -> Iterator[str]:
     """RunError where even the shortest answers find no room."""
     least, most = _least(made, asked, run), _most(made, asked)
     for free in _free(run):
@@ -71,14 +73,14 @@ def _show_files(count: float) -> str:
     return f"{count:,.0f} files"
 
 
-def _least(made: Order, asked: Asked, run: RunFolder) -> Room:
+def _least(made: Order, asked: Asked[GenerateSpec], run: RunFolder) -> Room:
     """Of what is not there yet."""
     written = sum(file.stat().st_size for file in run.result_files())
     files = _files(made, attempts=1) - (FILES_OF_RUN if run.path.exists() else 0)
     return Room(max(0, asked.requests * LEAST_LINE_BYTES - written), files)
 
 
-def _most(made: Order, asked: Asked) -> Room:
+def _most(made: Order, asked: Asked[GenerateSpec]) -> Room:
     """Results and the output, with answers as long as they may be; each shard interrupted once."""
     tokens = (made.best.asked.sequence_length or 0) + asked.spec.max_new_tokens * asked.spec.n
     return Room(2 * asked.requests * (tokens * BYTES_OF_TOKEN + LEAST_LINE_BYTES), _files(made, attempts=2))

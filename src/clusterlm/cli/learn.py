@@ -1,0 +1,88 @@
+"""Training a model here, seen: what becomes of the data, the loss while it goes, signals, and the account."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from clusterlm.cli.models import find
+from clusterlm.cli.screen import Screen, say, stopping
+from clusterlm.cli.work import refuse_beside_jobs
+from clusterlm.runs.folder import RunFolder, folder_for
+from clusterlm.runs.launch import prepare
+from clusterlm.runs.progress import Progress
+from clusterlm.spec import TrainSpec
+from clusterlm.units import show_seconds
+
+
+def learn(spec: TrainSpec, *, restart: bool = False) -> int:
+    """Prepare the run and train; the exit status."""
+    refuse_beside_jobs(folder_for(spec))
+    run = prepare(spec, lambda: find(spec), restart=restart).run
+    finished = run.finished()
+    if finished is not None:
+        say(f"done already: {finished.done:,} steps")
+        _report(spec, run, finished)
+        return 0
+    if (spec.gpus or 1) > 1:
+        return _several(spec, run)
+    screen = Screen()
+    with stopping() as stop:
+        from clusterlm.worker.outcome import Interrupted
+        from clusterlm.worker.place import Place
+        from clusterlm.worker.training.job import run_training
+
+        try:
+            progress = run_training(
+                Place(run), screen.show, lambda: stop[0].name if stop else None, say=lambda text: _over(screen, text)
+            )
+        except Interrupted:
+            screen.end()
+            say(f"interrupted ({stop[0].name}); a checkpoint is saved. The same command continues.")
+            return 128 + stop[0]
+        finally:
+            screen.end()
+    _report(spec, run, progress)
+    return 0
+
+
+def _several(spec: TrainSpec, run: RunFolder) -> int:
+    """Processes that torchrun starts, one for each GPU; without GPUs they share the cores."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(spec.gpus)]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    with stopping() as stop:
+        process = subprocess.Popen(
+            [*command, "-m", "clusterlm.worker", str(run.path)], env=environment, start_new_session=True
+        )
+        sent = False
+        while True:
+            try:
+                status = process.wait(timeout=0.2)
+                break
+            except subprocess.TimeoutExpired:
+                if stop and not sent:
+                    sent = True
+                    process.send_signal(stop[0])
+    if stop:
+        say(f"interrupted ({stop[0].name}). The same command continues.")
+        return 128 + stop[0]
+    finished = run.finished()
+    if status == 0 and finished is not None:
+        _report(spec, run, finished)
+    return status
+
+
+def _over(screen: Screen, text: str) -> None:
+    screen.end()
+    say(text)
+
+
+def _report(spec: TrainSpec, run: RunFolder, progress: Progress) -> None:
+    if progress.new_results:
+        say(
+            f"{progress.new_results:,} steps in {show_seconds(progress.seconds)},"
+            f" {progress.tokens_per_second:,.0f} tokens/s"
+        )
+    say(f"model:      {spec.output}")
+    say(f"run folder: {run.path}")

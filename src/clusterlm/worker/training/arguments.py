@@ -1,0 +1,62 @@
+"""A TrainSpec in the words of TRL's trainer."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl import SFTConfig
+
+from clusterlm.spec import TrainSpec
+from clusterlm.worker.training.precision import Precision
+from clusterlm.worker.training.steps import Shares
+
+OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw-fused": "adamw_torch_fused",
+    "adamw-8bit": "adamw_bnb_8bit",
+    "paged-adamw-8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+}
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+def arguments_of(
+    spec: TrainSpec, shares: Shares, precision: Precision, folder: Path, spread: dict[str, Any]
+) -> SFTConfig:
+    """`folder`: of the checkpoints; `spread`: what the strategy adds."""
+    count = shares.steps.count
+    return SFTConfig(
+        output_dir=str(folder),
+        max_steps=count,
+        per_device_train_batch_size=shares.rows,
+        gradient_accumulation_steps=shares.micro_batches,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        learning_rate=spec.rate,
+        lr_scheduler_type=SCHEDULES[spec.schedule],
+        warmup_steps=math.ceil(spec.warm_up * count),
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        optim=OPTIMIZERS[spec.optimizer],
+        seed=spec.seed,
+        bf16=precision.autocast is torch.bfloat16,
+        fp16=precision.autocast is torch.float16,
+        gradient_checkpointing=bool(spec.gradient_checkpointing),
+        use_cpu=not torch.accelerator.is_available(),
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        # Our loader deals the batches out, and begins at the step that is next.
+        ignore_data_skip=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=list(spec.report_to) or "none",
+        disable_tqdm=True,
+        **spread,
+    )

@@ -1,0 +1,94 @@
+"""The model to be trained: checked by its configuration first, then loaded as the method wants it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from clusterlm.errors import ModelError, UsageError, nearest
+from clusterlm.spec import TrainSpec
+from clusterlm.worker.loading import context_tokens, read_config
+from clusterlm.worker.training.precision import Precision
+
+ALL_LINEAR = "all-linear"
+USUAL_SEQUENCE = 2048
+"""Tokens, where the model can take as many and nothing else was asked for."""
+
+
+def row_tokens(config: Any, spec: TrainSpec) -> int:
+    """Most tokens of a sequence. UsageError where the model has no positions for what was asked."""
+    most = context_tokens(config)
+    if spec.sequence_length is None:
+        return min(USUAL_SEQUENCE, most or USUAL_SEQUENCE)
+    if most is not None and spec.sequence_length > most:
+        problem = f"the model has positions for {most:,} tokens, not for {spec.sequence_length:,}"
+        raise UsageError(problem, where="--sequence-length", hint=f"--sequence-length {most}")
+    return spec.sequence_length
+
+
+def adapter_config(path: Path, spec: TrainSpec) -> LoraConfig | None:
+    """None where all weights are trained. UsageError for targets that the model does not have, before it is loaded."""
+    if spec.method == "full":
+        return None
+    targets: Any = list(spec.lora_targets)
+    if targets == [ALL_LINEAR]:
+        targets = ALL_LINEAR
+    else:
+        _check_targets(path, targets)
+    return LoraConfig(
+        r=spec.lora_rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.lora_dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _check_targets(path: Path, targets: list[str]) -> None:
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(read_config(path))
+    linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear) or _is_conv1d(module)]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            close = nearest(target, known)
+            guess = f"did you mean {close!r}? " if close else ""
+            hint = f"{guess}there are: {', '.join(known)}; or {ALL_LINEAR}"
+            raise UsageError(f"the model has no linear layer {target!r}", where="--lora-targets", hint=hint)
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D"  # GPT-2's linear layer
+
+
+def load_for_training(path: Path, spec: TrainSpec, precision: Precision) -> Any:
+    """The weights in memory, on the CPU; the trainer moves or shards them. ModelError where they cannot be loaded."""
+    arguments: dict[str, Any] = {"dtype": precision.weights or "auto", "use_cache": False}
+    if spec.attention != "auto":
+        arguments["attn_implementation"] = "flash_attention_2" if spec.attention == "flash" else spec.attention
+    if spec.method == "qlora":
+        arguments["quantization_config"] = _four_bits(precision)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return AutoModelForCausalLM.from_pretrained(path, **arguments)
+    except (ValueError, OSError, KeyError, RuntimeError, ImportError) as problem:
+        first = str(problem).strip().split("\n")[0]
+        raise ModelError(f"cannot be loaded: {first}", where=str(path)) from None
+
+
+def _four_bits(precision: Precision) -> BitsAndBytesConfig:
+    """QLoRA's: nf4, the scales quantised too; stored as the type of the other weights, so that FSDP can shard them."""
+    compute = precision.autocast or torch.float32
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=torch.bfloat16 if compute is not torch.float32 else torch.uint8,
+    )

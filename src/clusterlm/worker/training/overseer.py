@@ -1,0 +1,191 @@
+"""Overseer: looks at each step of the trainer. It writes down what was done, saves in time, and stops where it must.
+
+All processes decide the same, for they exchange what each knows before they decide.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+
+from clusterlm.errors import RunError
+from clusterlm.records.files import disk_problem
+from clusterlm.runs.attempt import write_json
+from clusterlm.runs.progress import Progress
+from clusterlm.worker.outcome import TIME_LIMIT
+from clusterlm.worker.training.steps import Steps
+
+MARGIN = 2
+"""Times that the longest step and the longest checkpoint are expected again, before a time limit."""
+MARGIN_SECONDS = 5
+SECONDS_BETWEEN_PROGRESS_FILES = 5
+STEPS_OF_TREND = 20
+DIVERGED_NATS = 2.0
+"""Above the loss of the beginning: worse by so much is no noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to save, and when to end. Seconds are Unix time where they are a moment."""
+
+    ends: float | None
+    checkpoint_steps: int | None
+    checkpoint_seconds: float
+
+
+class Overseer(TrainerCallback):
+    def __init__(
+        self,
+        steps: Steps,
+        limits: Limits,
+        signalled: Callable[[], str | None],
+        on_progress: Callable[[Progress], None],
+        first_step: int,
+    ) -> None:
+        self._steps = steps
+        self._limits = limits
+        self._signalled = signalled
+        self._on_progress = on_progress
+        self._metrics: Path | None = None
+        self._progress_file: Path | None = None
+        self._filed = 0.0
+        self._first_step = first_step
+        self._tokens = 0
+        self._began = self._step_began = self._saved = time.monotonic()
+        self._longest_step = 0.0
+        self._longest_save = 0.0
+        self._early: list[float] = []
+        self._late: deque[float] = deque(maxlen=STEPS_OF_TREND)
+        self.step = first_step
+        self.stopped_by: str | None = None
+        """The signal's name, or the time limit."""
+
+    def write_to(self, metrics: Path, progress_file: Path) -> None:
+        """A line a step, and the progress now and then; of several processes the first one does."""
+        self._metrics = metrics
+        self._progress_file = progress_file
+
+    # ------------------------------------------------------------------------------------------ what the trainer calls
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self._began = self._step_began = self._saved = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        now = time.monotonic()
+        self._longest_step = max(self._longest_step, now - self._step_began)
+        must_stop, is_time_to_save = self._agree(state.global_step, now)
+        if state.global_step >= self._steps.count:
+            return
+        if must_stop:
+            control.should_training_stop = control.should_save = True
+        elif is_time_to_save:
+            control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        self.step = state.global_step
+        now = time.monotonic()
+        tokens = int(sum(self._steps.lengths[number] for number in self._steps.sequences(self.step - 1)))
+        self._tokens += tokens
+        self._write(logs, tokens, now)
+        self._step_began = now
+        progress = self.progress(logs["loss"])
+        self._on_progress(progress)
+        if self._progress_file is not None and now - self._filed >= SECONDS_BETWEEN_PROGRESS_FILES:
+            self._filed = now
+            write_json(self._progress_file, asdict(progress))
+        self._refuse_to_diverge(float(logs["loss"]), float(logs.get("grad_norm") or 0.0))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if self._progress_file is not None:
+            write_json(self._progress_file, asdict(self.progress()))
+
+    def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        now = time.monotonic()
+        self._longest_save = max(self._longest_save, now - self._step_began)
+        self._saved = self._step_began = now
+
+    # ----------------------------------------------------------------------------------------------------- its account
+
+    def progress(self, loss: float | None = None) -> Progress:
+        return Progress(
+            requests=self._steps.count,
+            done=self.step,
+            failed=0,
+            new_results=self.step - self._first_step,
+            new_tokens=self._tokens,
+            seconds=time.monotonic() - self._began,
+            unit="steps",
+            note="" if loss is None else f"loss {loss:.4g}",
+        )
+
+    def _write(self, logs: dict[str, Any], tokens: int, now: float) -> None:
+        if self._metrics is None:
+            return
+        seconds = now - self._step_began
+        line = {
+            "step": self.step,
+            "epoch": round(self._steps.epoch_of(self.step), 4),
+            "loss": logs["loss"],
+            "gradient_norm": logs.get("grad_norm"),
+            "learning_rate": logs.get("learning_rate"),
+            "tokens": tokens,
+            "seconds": round(seconds, 4),
+            "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
+        }
+        try:
+            with open(self._metrics, "a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as problem:
+            raise RunError(disk_problem(problem), where=str(self._metrics)) from None
+
+    # ------------------------------------------------------------------------------------------------------- decisions
+
+    def _agree(self, step: int, now: float) -> tuple[bool, bool]:
+        """Whether to stop, and whether to save: what one process must, all do."""
+        name = self._signalled()
+        number = signal.Signals[name].value if name else 0
+        mine = torch.tensor([number, self._is_time_to_stop(), self._is_time_to_save(step, now)], dtype=torch.int32)
+        if dist.is_initialized():
+            dist.all_reduce(mine, op=dist.ReduceOp.MAX)
+        number, out_of_time, to_save = mine.tolist()
+        if number or out_of_time:
+            self.stopped_by = signal.Signals(number).name if number else TIME_LIMIT
+        return self.stopped_by is not None, bool(to_save)
+
+    def _is_time_to_stop(self) -> bool:
+        if self._limits.ends is None:
+            return False
+        needed = MARGIN * (self._longest_step + self._longest_save) + MARGIN_SECONDS
+        return time.time() + needed >= self._limits.ends
+
+    def _is_time_to_save(self, step: int, now: float) -> bool:
+        if self._limits.checkpoint_steps is not None:
+            return step % self._limits.checkpoint_steps == 0
+        return now - self._saved >= self._limits.checkpoint_seconds
+
+    def _refuse_to_diverge(self, loss: float, gradient_norm: float) -> None:
+        hint = "the last checkpoint is from before; lower --learning-rate, or look at the texts of this step"
+        if not math.isfinite(loss) or not math.isfinite(gradient_norm):
+            what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {gradient_norm}"
+            raise RunError(f"step {self.step}: {what}", hint=hint)
+        if len(self._early) < STEPS_OF_TREND:
+            self._early.append(loss)
+            return
+        self._late.append(loss)
+        early, late = sum(self._early) / len(self._early), sum(self._late) / len(self._late)
+        if len(self._late) == STEPS_OF_TREND and late > early + DIVERGED_NATS:
+            problem = f"step {self.step}: the loss grows: {early:.3g} in the beginning, {late:.3g} now"
+            raise RunError(problem, hint=hint)

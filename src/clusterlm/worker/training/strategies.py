@@ -1,0 +1,116 @@
+"""A Strategy in the words of accelerate and DeepSpeed: the one place where they meet.
+
+Which of them cuts what, over all processes. Source: https://huggingface.co/docs/accelerate/concept_guides/fsdp_and_deepspeed
+
+| clusterlm | DeepSpeed | FSDP | optimizer state | gradients | parameters |
+|---|---|---|---|---|---|
+| ddp | ZeRO-0 | NO_SHARD | whole | whole | whole |
+| zero1 | ZeRO-1 | | cut | whole | whole |
+| zero2 | ZeRO-2 | SHARD_GRAD_OP (FSDP2: reshard_after_forward=False) | cut | cut | whole |
+| zero3, fsdp | ZeRO-3 | FULL_SHARD (FSDP2: reshard_after_forward=True) | cut | cut | cut |
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+
+from clusterlm.errors import RunError
+from clusterlm.spec import TrainSpec
+from clusterlm.worker.training.precision import Precision
+
+Name = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
+STAGES: dict[str, int] = {"zero1": 1, "zero2": 2, "zero3": 3}
+TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def spread_of(name: Name, spec: TrainSpec, precision: Precision) -> dict[str, Any]:
+    """What the strategy adds to the trainer's arguments."""
+    if name == "fsdp":
+        return {"fsdp": True, "fsdp_config": fsdp_config(spec)}
+    if name in STAGES:
+        return {"deepspeed": deepspeed_config(STAGES[name], spec, precision)}
+    return {}
+
+
+def fsdp_config(spec: TrainSpec) -> dict[str, Any]:
+    """Version 2: each layer cut by itself. The first process reads the weights, and sends them."""
+    return {
+        "fsdp_version": 2,
+        "reshard_after_forward": True,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "cpu_ram_efficient_loading": spec.method != "qlora",
+        "state_dict_type": "SHARDED_STATE_DICT",
+        "offload_params": spec.offload == "cpu",
+    }
+
+
+def deepspeed_config(stage: int, spec: TrainSpec, precision: Precision) -> dict[str, Any]:
+    """ "auto": what the trainer fills in from its own arguments."""
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
+    if spec.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.accelerator.is_available()}
+    if spec.offload == "cpu" and stage == 3:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.accelerator.is_available()}
+    if stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "zero_optimization": zero,
+        "optimizer": _optimizer(spec),
+        "bf16": {"enabled": torch.bfloat16 in (precision.autocast, precision.weights)},
+        "fp16": {"enabled": precision.autocast is torch.float16},
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "zero_allow_untested_optimizer": True,
+    }
+
+
+def _optimizer(spec: TrainSpec) -> dict[str, Any]:
+    """torch's own AdamW: DeepSpeed's must be compiled on the spot, which wants a compiler on the compute node."""
+    parameters = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
+    return {"type": "AdamW", "params": {**parameters, "torch_adam": True, "adam_w_mode": True}}
+
+
+# --------------------------------------------------------------------------------------------- what it needs to be true
+
+
+def rehearse_without_accelerator() -> None:
+    """Let accelerate cut models on CPUs too. Source: accelerate 1.15, state.py.
+
+    For its type MULTI_CPU it ignores FSDP without a word, and it drops DeepSpeed with cpu=True: every process would
+    believe that it is alone. With the type of GPUs, and gloo between the processes, both really cut.
+    """
+    if torch.accelerator.is_available() or "LOCAL_RANK" not in os.environ:
+        return
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    os.environ["DS_ACCELERATOR"] = "cpu"
+
+    def on_gloo(self: Any, *arguments: Any, **settings: Any) -> tuple[str, DistributedType]:
+        return "gloo", DistributedType.MULTI_GPU
+
+    PartialState._prepare_backend = on_gloo
+
+
+def check_cut(name: Name, model: Any, processes: int) -> None:
+    """RunError where the model is not cut as the strategy says, whatever the libraries believe."""
+    if processes == 1:
+        return
+    parameters = list(model.parameters())
+    if name == "fsdp" and not any(isinstance(weight, DTensor) for weight in parameters):
+        raise _not_cut("FSDP", "the parameters are whole on every process")
+    if name == "zero3" and not all(hasattr(weight, "ds_id") for weight in parameters):
+        raise _not_cut("ZeRO-3", "the parameters are whole on every process")
+    if name in ("zero1", "zero2") and getattr(getattr(model, "optimizer", None), "partition_count", None) is None:
+        raise _not_cut(f"ZeRO-{STAGES[name]}", "the optimizer's state is whole on every process")
+
+
+def _not_cut(what: str, problem: str) -> RunError:
+    hint = "this version of accelerate is not understood; please report it with the output of pip list"
+    return RunError(f"{what} was asked for, but {problem}", hint=hint)

@@ -1,0 +1,100 @@
+"""`clusterlm train`: a model and texts in, the model that has learned them out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.cli.running import clusterlm, lines_of
+from tests.training.lessons import TEXTS, losses, same, weights
+
+SETTINGS = ("--learning-rate", 0.01, "--global-batch-size", 16, "--epochs", 2)
+
+
+def test_what_is_learned_is_better_known_and_any_tool_loads_it(model: Path, texts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "learned"
+    done = clusterlm("train", model, texts, "-o", output, *SETTINGS, "--eval", texts)
+    assert done.exit_code == 0, done.output
+    held_out = lines_of(Path(f"{output}.run") / "held_out.jsonl")
+    assert [one["step"] for one in held_out] == [0, 12]
+    assert held_out[1]["loss"] < held_out[0]["loss"] - 0.3, "nats per token"
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
+    ids = tokenizer(TEXTS[0] + tokenizer.eos_token, return_tensors="pt").input_ids
+    before = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        assert loaded(ids, labels=ids).loss < before(ids, labels=ids).loss
+    assert (output / "generation_config.json").exists()
+    card = (output / "README.md").read_text()
+    assert f"base_model: {model}" in card
+    assert "96 examples: 96 sequences" in card
+    answers = tmp_path / "answers.jsonl"
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the\n")
+    assert clusterlm("generate", output, prompts, "-o", answers, "--max-new-tokens", 4).exit_code == 0
+    assert len(lines_of(answers)) == 1
+
+
+def test_the_loss_told_of_the_first_step_is_that_of_its_texts(model: Path, texts: Path, tmp_path: Path) -> None:
+    """All texts in one step: the mean over all tokens that are predicted, each text by itself."""
+    output = tmp_path / "learned"
+    asked = ("--global-batch-size", 96, "--max-steps", 1, "--learning-rate", 1e-9)
+    assert clusterlm("train", model, texts, "-o", output, *asked).exit_code == 0
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    total, count = 0.0, 0
+    for text in TEXTS:
+        ids = tokenizer(text + tokenizer.eos_token, return_tensors="pt").input_ids
+        with torch.no_grad():
+            total += float(loaded(ids, labels=ids).loss) * (ids.shape[1] - 1)
+        count += ids.shape[1] - 1
+    assert losses(output)[1] == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("way", [("--no-packing",), ("--micro-batch", 1), ("--micro-batch", 50)], ids=str)
+def test_packing_and_micro_batches_change_no_loss(
+    model: Path, texts: Path, tmp_path: Path, way: tuple[object, ...]
+) -> None:
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    assert clusterlm("train", model, texts, "-o", plain, *SETTINGS).exit_code == 0
+    assert clusterlm("train", model, texts, "-o", other, *SETTINGS, *way).exit_code == 0
+    assert losses(other) == pytest.approx(losses(plain), abs=1e-4)
+
+
+def test_an_adapter_changes_little_and_learns(model: Path, texts: Path, tmp_path: Path) -> None:
+    output, merged = tmp_path / "adapter", tmp_path / "merged"
+    settings = (*SETTINGS, "--method", "lora", "--lora-rank", 4)
+    done = clusterlm("train", model, texts, "-o", output, *settings, "--eval", texts)
+    assert done.exit_code == 0, done.output
+    before, after = (one["loss"] for one in lines_of(Path(f"{output}.run") / "held_out.jsonl"))
+    assert after < before - 0.2
+    adapter = weights(output)
+    assert all("lora_" in name for name in adapter)
+    config = json.loads((output / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (4, 8)
+    assert clusterlm("train", model, texts, "-o", merged, *settings, "--merge").exit_code == 0
+    assert not (merged / "adapter_config.json").exists()
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        of_adapter = AutoModelForCausalLM.from_pretrained(output)(ids).logits
+        of_merged = AutoModelForCausalLM.from_pretrained(merged)(ids).logits
+    assert torch.allclose(of_adapter, of_merged, atol=1e-4)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the\n")
+    for folder in (output, merged):
+        answers = tmp_path / f"{folder.name}.jsonl"
+        assert clusterlm("generate", folder, prompts, "-o", answers, "--max-new-tokens", 8).exit_code == 0
+    assert lines_of(tmp_path / "adapter.jsonl")[0]["response"] == lines_of(tmp_path / "merged.jsonl")[0]["response"]
+
+
+def test_the_same_command_twice_trains_once(model: Path, texts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "learned"
+    assert clusterlm("train", model, texts, "-o", output, *SETTINGS).exit_code == 0
+    first = weights(output)
+    again = clusterlm("train", model, texts, "-o", output, *SETTINGS)
+    assert (again.exit_code, "done already" in again.stderr) == (0, True), again.output
+    fresh = clusterlm("train", model, texts, "-o", output, *SETTINGS, "--restart")
+    assert fresh.exit_code == 0, fresh.output
+    assert same(weights(output), first)
