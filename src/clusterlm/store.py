@@ -23,6 +23,7 @@ UNAUTHORISED = 401
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*", "*.tiktoken")
 """Files of a hub repository that are fetched; pickled weights only where there are no safetensors."""
 
+ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
@@ -35,7 +36,8 @@ class ModelFolder:
     fingerprint: str
 
     def config(self) -> dict[str, Any]:
-        return read_json(self.path / "config.json")
+        """Of an adapter that of its model."""
+        return read_json(config_folder(self.path) / "config.json")
 
     @property
     def has_chat_template(self) -> bool:
@@ -75,7 +77,7 @@ def fetch_config(name: str) -> Path:
             folder = Path(hf_hub_download(name, "config.json")).parent
         except RemoteEntryNotFoundError:
             # An adapter's own file names the model that it belongs to.
-            return Path(hf_hub_download(name, "adapter_config.json")).parent
+            return Path(hf_hub_download(name, ADAPTER_CONFIG)).parent
         if "quantization_config" not in read_json(folder / "config.json"):
             with contextlib.suppress(RemoteEntryNotFoundError):
                 hf_hub_download(name, "quantize_config.json")
@@ -148,19 +150,35 @@ def _not_on_the_hub(name: str) -> ModelError:
 
 
 def check_model_folder(path: Path) -> None:
-    """ModelError unless config, tokenizer and all weight files are there and whole."""
-    if not (path / "config.json").is_file():
-        if (path / "adapter_config.json").is_file():
-            hint = "merge it into its base model first: PeftModel.merge_and_unload()"
-            raise ModelError("is a LoRA adapter, not a whole model", where=str(path), hint=hint)
+    """ModelError unless config, tokenizer and all weight files are there and whole; of an adapter its model's, too."""
+    if (base := base_of(path)) is not None:
+        find_model(base)
+    elif not (path / "config.json").is_file():
         raise ModelError("has no config.json, so it is no model folder", where=str(path))
-    read_json(path / "config.json")
+    else:
+        read_json(path / "config.json")
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
         hint = "save it beside the model: tokenizer.save_pretrained(folder)"
         raise ModelError(f"has no tokenizer (none of {', '.join(TOKENIZER_FILES)})", where=str(path), hint=hint)
     for file in weight_files(path):
         if file.suffix == ".safetensors":
             _check_safetensors(file)
+
+
+def config_folder(path: Path) -> Path:
+    """Where a model's config.json is: beside an adapter stands none."""
+    base = base_of(path)
+    return path if base is None else find_model(base).path
+
+
+def base_of(path: Path) -> str | None:
+    """The model that an adapter belongs to: a folder, or an id of the hub. None for a whole model."""
+    if not (path / ADAPTER_CONFIG).is_file():
+        return None
+    base = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"{ADAPTER_CONFIG} does not say which model it belongs to", where=str(path))
+    return str(base)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -206,6 +224,8 @@ def _check_safetensors(file: Path) -> None:
 
 def _content_hash(path: Path) -> str:
     digest = hashlib.sha256()
+    if (base := base_of(path)) is not None:
+        digest.update(find_model(base).fingerprint.encode())
     weights = set(weight_files(path))
     small = [file for file in path.iterdir() if file.suffix in (".json", ".model", ".txt", ".jinja") and file.is_file()]
     for file in sorted({*weights, *small}):

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from clusterlm.worker.training.packing import keeps_apart
 from tests.engines.zoo import ARCHITECTURES, RECURRENT
 
-MIXED = {"opt", "bloom", "falcon", "mamba"}
+MIXED = {"opt", "bloom", "falcon", "mpt", "gpt_oss", "mamba"}
 """A sequence sees the one before it in its row. Found by hand with transformers 5.23, sdpa, float32; what the product
 finds out is held against it."""
 

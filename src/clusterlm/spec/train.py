@@ -82,14 +82,16 @@ class TrainSpec(TaskSpec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSpec:
-        if self.max_steps is not None and "epochs" in self.model_fields_set:
+        if self.max_steps is not None and self.epochs != 1:
             raise ValueError("epochs and max_steps both say how long: leave one of them out")
         if self.eval is not None and self.eval_fraction:
             raise ValueError("eval and eval_fraction both say what is held out: leave one of them out")
         if self.method == "full":
-            given = sorted(name for name in self.model_fields_set if name.startswith("lora_") or name == "merge")
+            known = type(self).model_fields
+            of_lora = [name for name in known if name.startswith("lora_") or name == "merge"]
+            given = [name for name in of_lora if getattr(self, name) != known[name].default]
             if given:
-                raise ValueError(f"{', '.join(given)}: belongs to LoRA; method is full")
+                raise ValueError(f"{', '.join(given)}: belongs to LoRA, and method is full")
         return self
 
     @property

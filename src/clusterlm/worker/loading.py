@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from clusterlm.errors import MissingPackage, ModelError
 from clusterlm.spec import GenerateSpec
+from clusterlm.store import config_folder
 
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 """What architectures call the number of positions they can tell apart."""
@@ -109,7 +110,7 @@ def context_tokens(config: Any) -> int | None:
 def read_config(path: Path) -> Any:
     """The model's configuration; ModelError where this transformers does not know the architecture."""
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(config_folder(path))
     except (ValueError, OSError, KeyError) as problem:
         hint = "a newer architecture needs a newer transformers"
         raise ModelError(f"config.json: {_first_line(problem)}", where=str(path), hint=hint) from None

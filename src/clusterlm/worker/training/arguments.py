@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trl import SFTConfig
+from trl.trainer.sft_config import SFTConfig
 
 from clusterlm.spec import TrainSpec
 from clusterlm.worker.training.precision import Precision
@@ -21,6 +21,10 @@ OPTIMIZERS = {
     "adafactor": "adafactor",
     "sgd": "sgd",
 }
+CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if name in SFTConfig.__dataclass_fields__
+)
+"""What this version of transformers calls it."""
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -46,7 +50,6 @@ def arguments_of(
         seed=spec.seed,
         bf16=precision.autocast is torch.bfloat16,
         fp16=precision.autocast is torch.float16,
-        gradient_checkpointing=bool(spec.gradient_checkpointing),
         use_cpu=not torch.accelerator.is_available(),
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
@@ -58,5 +61,6 @@ def arguments_of(
         eval_strategy="no",
         report_to=list(spec.report_to) or "none",
         disable_tqdm=True,
+        **{CHECKPOINTING: bool(spec.gradient_checkpointing)},
         **spread,
     )

@@ -53,7 +53,7 @@ def seal(unfinished: Path, path: Path, step: int, processes: int) -> Checkpoint:
 
 def newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
     """The last one that is whole; and what is wrong with those that are not and stand before it."""
-    said = []
+    said: list[str] = []
     for path in sorted(checkpoints.glob("step-*"), reverse=True):
         if path.name.endswith(UNFINISHED):
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -30,7 +31,7 @@ from clusterlm.worker.training import checkpoints
 from clusterlm.worker.training.arguments import arguments_of
 from clusterlm.worker.training.checkpoints import Checkpoint
 from clusterlm.worker.training.encoding import Encoder
-from clusterlm.worker.training.model import adapter_config, load_for_training, row_tokens
+from clusterlm.worker.training.model import adapter_config, attention_of, load_for_training, row_tokens
 from clusterlm.worker.training.overseer import Limits, Overseer
 from clusterlm.worker.training.packing import decide_packing
 from clusterlm.worker.training.precision import precision_of
@@ -85,7 +86,8 @@ def run_training(
     work = Work(
         place, place.run.read_asked(), should_stop, on_progress, say if place.ranks.rank == 0 else lambda _: None
     )
-    with place.locked() if work.is_first else contextlib.nullcontext():
+    # What the libraries warn of is for their developers: names that they will change.
+    with place.locked() if work.is_first else contextlib.nullcontext(), warnings.catch_warnings(action="ignore"):
         return _run(work, on_work)
 
 
@@ -102,7 +104,7 @@ def _run(work: Work, on_work: Callable[[], None]) -> Progress:
     first_step = checkpoint.step if checkpoint else 0
 
     model = load_for_training(asked.model_path, spec, precision)
-    is_packed, note = decide_packing(asked.model_path, spec, model.config._attn_implementation)
+    is_packed, note = decide_packing(asked.model_path, spec, attention_of(model))
     if note:
         work.say(f"note: {note}")
     collator = Collator(_pad_token(tokenizer), is_packed=is_packed)
@@ -130,7 +132,7 @@ def _run(work: Work, on_work: Callable[[], None]) -> Progress:
     if overseer.stopped_by is not None and overseer.step < steps.count:
         raise Interrupted(overseer.stopped_by)
     _measure(work, trainer, overseer.step)
-    _write(work, trainer, learned)
+    _write(work, trainer, tokenizer, learned)
     progress = replace(overseer.progress(), done=steps.count)
     if work.is_first:
         work.place.run.write_finished(progress)
@@ -238,7 +240,7 @@ def _describe(work: Work, trainer: Trainer, first_step: int, overseer: Overseer)
             "micro_batches": shares.micro_batches,
             "sequence_length": shares.row_tokens,
             "packed": shares.is_packed,
-            "attention": trainer.model.config._attn_implementation,
+            "attention": attention_of(trainer.model),
         }
         device = trainer.args.device
         file = work.place.begin(
@@ -263,7 +265,7 @@ def _measure(work: Work, trainer: Trainer, step: int) -> None:
 # --------------------------------------------------------------------------------------------------------------- result
 
 
-def _write(work: Work, trainer: Trainer, learned: Tokens) -> None:
+def _write(work: Work, trainer: Trainer, tokenizer: Any, learned: Tokens) -> None:
     """The model, the tokenizer and the card; whole, then under its name."""
     output = work.asked.output_path
     unfinished = output.with_name(f".{output.name}.unfinished")
@@ -274,7 +276,7 @@ def _write(work: Work, trainer: Trainer, learned: Tokens) -> None:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         model.config.use_cache = True
         _save(work, model, weights, unfinished)
-        trainer.processing_class.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
         losses = _held_out_losses(work.place.run.path / HELD_OUT)
         numbers = Learned(
             steps=trainer.learned.shares.steps.count,
@@ -299,8 +301,8 @@ def _save(work: Work, model: Any, weights: Any, folder: Path) -> None:
         # Anew, and on the CPU: what is in memory may be cut into parts, or be of 4 bits.
         base = AutoModelForCausalLM.from_pretrained(work.asked.model_path, dtype="auto")
         PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)
-    else:
-        model.get_base_model().config.save_pretrained(folder)
+    elif (generation := getattr(model, "generation_config", None)) is not None:
+        generation.save_pretrained(folder)
 
 
 def _held_out_losses(file: Path) -> dict[int, float]:

@@ -92,3 +92,8 @@ def _four_bits(precision: Precision) -> BitsAndBytesConfig:
         bnb_4bit_compute_dtype=compute,
         bnb_4bit_quant_storage=torch.bfloat16 if compute is not torch.float32 else torch.uint8,
     )
+
+
+def attention_of(model: Any) -> str:
+    """The kernel that it computes attention with: sdpa, eager, flash_attention_2."""
+    return str(model.config._attn_implementation)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from clusterlm.errors import ClusterlmError, UsageError
 from clusterlm.spec import TrainSpec
+from clusterlm.store import config_folder
 from clusterlm.worker.trace.build import read_config
 from clusterlm.worker.trace.small import Dice, shallow
 
@@ -28,7 +29,7 @@ def decide_packing(path: Path, spec: TrainSpec, attention: str) -> tuple[bool, s
     """Whether to pack, and what the user should know of it. UsageError where it is asked for and would be wrong."""
     if spec.packing is False:
         return False, None
-    config = json.loads((path / "config.json").read_bytes())
+    config = json.loads((config_folder(path) / "config.json").read_bytes())
     if keeps_apart(config, attention):
         return True, None
     kind = config.get("model_type", "this architecture")

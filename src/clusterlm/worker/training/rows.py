@@ -36,7 +36,7 @@ class Collator:
 
     def __init__(self, pad_token: int, *, is_packed: bool) -> None:
         self._pad = pad_token
-        self._is_packed = is_packed
+        self.is_packed = is_packed
 
     def __call__(self, rows: Sequence[list[dict[str, numpy.ndarray]]]) -> dict[str, torch.Tensor]:
         # A process without a row works on one that teaches nothing: all must take part in what they exchange.
@@ -55,7 +55,7 @@ class Collator:
             positions[place, length:] -= length  # what fills up is a sequence of its own
             mask[place, :length] = 1
         batch = {"input_ids": ids, "labels": labels}
-        batch |= {"position_ids": positions} if self._is_packed else {"attention_mask": mask}
+        batch |= {"position_ids": positions} if self.is_packed else {"attention_mask": mask}
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 

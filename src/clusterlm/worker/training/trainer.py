@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 import transformers
 from torch.utils.data import DataLoader
-from trl import SFTTrainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl.trainer.sft_trainer import SFTTrainer
 
 from clusterlm.worker.training import checkpoints
 from clusterlm.worker.training.checkpoints import UNFINISHED, Checkpoint
@@ -70,7 +71,7 @@ class Trainer(SFTTrainer):
         if dist.is_initialized():
             dist.all_reduce(total)
         nats, tokens = total.tolist()
-        return nats / tokens
+        return float(nats / tokens)
 
     # ------------------------------------------------------------------------------------------------- checkpoints
 
@@ -98,7 +99,7 @@ class Trainer(SFTTrainer):
 
     def seal(self) -> Checkpoint:
         step = self.state.global_step
-        written = self._unfinished / f"{transformers.trainer.PREFIX_CHECKPOINT_DIR}-{step}"
+        written = self._unfinished / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         path = checkpoints.folder_of(self._folder, step)
         sealed = checkpoints.seal(written, path, step, self.args.world_size)
         checkpoints.prune(self._folder, self._keep)
