@@ -86,7 +86,7 @@ def test_an_adapter_changes_little_and_learns(model: Path, texts: Path, tmp_path
     for folder in (output, merged):
         answers = tmp_path / f"{folder.name}.jsonl"
         assert clusterlm("generate", folder, prompts, "-o", answers, "--max-new-tokens", 8).exit_code == 0
-    assert lines_of(tmp_path / "adapter.jsonl")[0]["choices"] == lines_of(tmp_path / "merged.jsonl")[0]["choices"]
+    assert lines_of(tmp_path / "adapter.jsonl")[0]["text"] == lines_of(tmp_path / "merged.jsonl")[0]["text"]
 
 
 def test_the_same_command_twice_trains_once(model: Path, texts: Path, tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ COMPUTING = [
     click.option("--attention", metavar="[auto|sdpa|flash|eager]", help="Kernel of the attention.  [auto]"),
     click.option("--micro-batch", type=int, help="Sequences of full length at once on a GPU.  [what fits]"),
     click.option("--gradient-checkpointing/--no-gradient-checkpointing", default=None, help="Less memory, more time."),
+    click.option("--strategy", metavar="[auto|single|ddp|fsdp|zero1|zero2|zero3]", help="How GPUs share.  [auto]"),
+    click.option("--offload", metavar="[none|optimizer-cpu|cpu]", help="What leaves the GPU.  [none]"),
     click.option("--gpus", type=int, help="GPUs; without any, processes that share the CPU.  [1]"),
     click.option("--revision", help="Branch, tag or commit of a model on the hub."),
 ]

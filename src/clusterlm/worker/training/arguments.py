@@ -21,7 +21,7 @@ OPTIMIZERS = {
     "adafactor": "adafactor",
     "sgd": "sgd",
 }
-CHECKPOINTING = next(
+CHECKPOINTING: str = next(
     name for name in ("activation_checkpointing", "gradient_checkpointing") if name in SFTConfig.__dataclass_fields__
 )
 """What this version of transformers calls it."""
@@ -33,6 +33,7 @@ def arguments_of(
 ) -> SFTConfig:
     """`folder`: of the checkpoints; `spread`: what the strategy adds."""
     count = shares.steps.count
+    further: dict[str, Any] = {CHECKPOINTING: bool(spec.gradient_checkpointing), **spread}
     return SFTConfig(
         output_dir=str(folder),
         max_steps=count,
@@ -50,7 +51,8 @@ def arguments_of(
         seed=spec.seed,
         bf16=precision.autocast is torch.bfloat16,
         fp16=precision.autocast is torch.float16,
-        use_cpu=not torch.accelerator.is_available(),
+        # Of several processes without a GPU accelerate must believe that each has one: see strategies.
+        use_cpu=shares.processes == 1 and not torch.accelerator.is_available(),
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
         # Our loader deals the batches out, and begins at the step that is next.
@@ -61,6 +63,5 @@ def arguments_of(
         eval_strategy="no",
         report_to=list(spec.report_to) or "none",
         disable_tqdm=True,
-        **{CHECKPOINTING: bool(spec.gradient_checkpointing)},
-        **spread,
+        **further,
     )

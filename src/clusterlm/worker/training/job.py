@@ -38,6 +38,7 @@ from clusterlm.worker.training.precision import precision_of
 from clusterlm.worker.training.result import Learned, card, curve_of, write_result
 from clusterlm.worker.training.rows import Collator
 from clusterlm.worker.training.steps import Shares, Steps
+from clusterlm.worker.training.strategies import spread_of, strategy_of
 from clusterlm.worker.training.tokens import Tokens, read_tokens, write_tokens
 from clusterlm.worker.training.trainer import Lesson, Trainer
 
@@ -103,6 +104,8 @@ def _run(work: Work, on_work: Callable[[], None]) -> Progress:
     checkpoint = _newest(work)
     first_step = checkpoint.step if checkpoint else 0
 
+    strategy = strategy_of(spec, work.place.ranks.ranks)
+    spread = spread_of(strategy, spec, precision)
     model = load_for_training(asked.model_path, spec, precision)
     is_packed, note = decide_packing(asked.model_path, spec, attention_of(model))
     if note:
@@ -113,7 +116,7 @@ def _run(work: Work, on_work: Callable[[], None]) -> Progress:
     overseer = _overseer(work, steps, first_step)
     trainer = Trainer(
         model=model,
-        args=arguments_of(spec, lesson.shares, precision, work.place.run.checkpoints, {}),
+        args=arguments_of(spec, lesson.shares, precision, work.place.run.checkpoints, spread),
         processing_class=tokenizer,
         peft_config=adapter,
         callbacks=[overseer],

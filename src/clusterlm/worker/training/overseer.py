@@ -63,6 +63,7 @@ class Overseer(TrainerCallback):
         self._first_step = first_step
         self._tokens = 0
         self._began = self._step_began = self._saved = time.monotonic()
+        self._ended: float | None = None
         self._longest_step = 0.0
         self._longest_save = 0.0
         self._early: list[float] = []
@@ -109,6 +110,7 @@ class Overseer(TrainerCallback):
         self._refuse_to_diverge(float(logs["loss"]), float(logs.get("grad_norm") or 0.0))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self._ended = time.monotonic()
         if self._progress_file is not None:
             write_json(self._progress_file, asdict(self.progress()))
 
@@ -126,7 +128,7 @@ class Overseer(TrainerCallback):
             failed=0,
             new_results=self.step - self._first_step,
             new_tokens=self._tokens,
-            seconds=time.monotonic() - self._began,
+            seconds=(self._ended or time.monotonic()) - self._began,
             unit="steps",
             note="" if loss is None else f"loss {loss:.4g}",
         )

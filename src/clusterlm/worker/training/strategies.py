@@ -20,13 +20,25 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
-from clusterlm.errors import RunError
+from clusterlm.errors import RunError, UsageError
 from clusterlm.spec import TrainSpec
 from clusterlm.worker.training.precision import Precision
 
 Name = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
 STAGES: dict[str, int] = {"zero1": 1, "zero2": 2, "zero3": 3}
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def strategy_of(spec: TrainSpec, processes: int) -> Name:
+    """Of the processes that there are; UsageError where they cannot do what is asked for."""
+    if processes == 1:
+        if spec.strategy not in ("auto", "single"):
+            hint = "--gpus 2 starts two processes, on a machine without GPUs too"
+            raise UsageError("shares the work of several processes, and this is one", where="--strategy", hint=hint)
+        return "single"
+    if spec.strategy == "single":
+        raise UsageError(f"is one process, and there are {processes}", where="--strategy", hint="--strategy ddp")
+    return "ddp" if spec.strategy == "auto" else spec.strategy
 
 
 def spread_of(name: Name, spec: TrainSpec, precision: Precision) -> dict[str, Any]:
