@@ -1,0 +1,65 @@
+"""From a trainer that is done to the result: gathered from all processes, written whole, then given its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from clusterlm.worker.training.result import Learned, card, curve_of, write_result
+from clusterlm.worker.training.tokens import Tokens
+from clusterlm.worker.training.trainer import Trainer
+from clusterlm.worker.training.work import HELD_OUT, METRICS, Work
+
+ADAPTER = "adapter"
+"""Folder beside a merged model."""
+
+
+def write_model(work: Work, trainer: Trainer, tokenizer: Any, learned: Tokens) -> None:
+    """The model, the tokenizer and the card; whole, then under its name."""
+    output = work.asked.output_path
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    if work.is_first:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if work.is_first:
+        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        model.config.use_cache = True
+        _save(work, model, weights, unfinished)
+        tokenizer.save_pretrained(unfinished)
+        losses = _held_out_losses(work.place.run.path / HELD_OUT)
+        numbers = Learned(
+            steps=trainer.learned.shares.steps.count,
+            held_out_before=losses.get(0),
+            held_out_after=losses[max(losses)] if len(losses) > 1 else None,
+            trained_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+            parameters=sum(weight.numel() for weight in model.parameters()),
+        )
+        curve = curve_of([attempt / METRICS for attempt in work.place.run.attempts() if (attempt / METRICS).exists()])
+        (unfinished / "README.md").write_text(card(work.asked, learned.table, numbers, curve))
+        write_result(unfinished, output)
+
+
+def _save(work: Work, model: Any, weights: Any, folder: Path) -> None:
+    """The weights and their configuration; an adapter alone, beside the model's configuration, or merged into it."""
+    if work.spec.method == "full":
+        model.save_pretrained(folder, state_dict=weights)
+        return
+    adapter = folder / ADAPTER if work.spec.merge else folder
+    model.save_pretrained(adapter, state_dict=weights)
+    if work.spec.merge:
+        # Anew, and on the CPU: what is in memory may be cut into parts, or be of 4 bits.
+        base = AutoModelForCausalLM.from_pretrained(work.asked.model_path, dtype="auto")
+        PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)
+    elif (generation := getattr(model, "generation_config", None)) is not None:
+        generation.save_pretrained(folder)
+
+
+def _held_out_losses(file: Path) -> dict[int, float]:
+    if not file.exists():
+        return {}
+    return {one["step"]: one["loss"] for one in map(json.loads, file.read_text().splitlines())}
