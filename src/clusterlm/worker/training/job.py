@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.distributed as dist
+from peft import LoraConfig
 from transformers.trainer_callback import PrinterCallback
 
 from clusterlm.runs.progress import Progress
 from clusterlm.worker.environment import describe_model, describe_process
 from clusterlm.worker.loading import load_tokenizer, quiet, read_config
+from clusterlm.worker.memory import is_out_of_memory
 from clusterlm.worker.outcome import Interrupted
 from clusterlm.worker.place import Place
 from clusterlm.worker.training import checkpoints
 from clusterlm.worker.training.arguments import arguments_of
 from clusterlm.worker.training.checkpoints import Checkpoint
 from clusterlm.worker.training.finish import write_model
-from clusterlm.worker.training.lessons import encode, lessons, pad_token
+from clusterlm.worker.training.lessons import MICRO_BATCH, encode, lessons, pad_token
 from clusterlm.worker.training.model import adapter_config, attention_of, load_for_training, row_tokens
 from clusterlm.worker.training.overseer import Limits, Overseer
 from clusterlm.worker.training.packing import decide_packing
-from clusterlm.worker.training.precision import precision_of
+from clusterlm.worker.training.precision import Precision, precision_of
 from clusterlm.worker.training.rows import Collator
 from clusterlm.worker.training.steps import Steps
 from clusterlm.worker.training.strategies import spread_of, strategy_of
+from clusterlm.worker.training.tokens import Tokens
 from clusterlm.worker.training.trainer import Trainer
 from clusterlm.worker.training.work import HELD_OUT, METRICS, Say, ShouldStop, Work
 
@@ -55,35 +59,65 @@ def run_training(
 
 
 def _run(work: Work, on_work: Callable[[], None]) -> Progress:
-    asked, spec = work.asked, work.spec
+    """Where the memory is too small for a micro-batch, again with half of it; the sequences of a step stay the same."""
+    ready = _prepare(work)
+    rows = work.spec.micro_batch or MICRO_BATCH
+    while True:
+        try:
+            return _train(work, ready, rows, on_work)
+        except Exception as problem:
+            # Of several processes the others wait for the one that failed: they are started again from outside.
+            if not is_out_of_memory(problem) or rows == 1 or work.place.ranks.ranks > 1:
+                raise
+        gc.collect()
+        work.say(f"out of memory with {rows} sequences at once: again with {rows // 2}")
+        rows //= 2
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that is known before the model is loaded."""
+
+    adapter: LoraConfig | None
+    precision: Precision
+    row_tokens: int
+    tokenizer: Any
+    learned: Tokens
+    held_out: Tokens | None
+
+
+def _prepare(work: Work) -> _Ready:
+    path, spec = work.asked.model_path, work.spec
     quiet()
-    config = read_config(asked.model_path)
-    limit = row_tokens(config, spec)
-    adapter = adapter_config(asked.model_path, spec)
+    limit = row_tokens(read_config(path), spec)
+    adapter = adapter_config(path, spec)
     precision = precision_of(spec)
-    tokenizer = load_tokenizer(asked.model_path)
-    learned, held_out = encode(work, tokenizer, limit)
+    tokenizer = load_tokenizer(path)
+    return _Ready(adapter, precision, limit, tokenizer, *encode(work, tokenizer, limit))
+
+
+def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) -> Progress:
+    asked, spec = work.asked, work.spec
     checkpoint = _newest(work)
     first_step = checkpoint.step if checkpoint else 0
-
     strategy = strategy_of(spec, work.place.ranks.ranks)
-    spread = spread_of(strategy, spec, precision)
-    model = load_for_training(asked.model_path, spec, precision)
+    spread = spread_of(strategy, spec, ready.precision)
+    model = load_for_training(asked.model_path, spec, ready.precision)
     is_packed, note = decide_packing(asked.model_path, spec, attention_of(model))
     if note:
         work.say(f"note: {note}")
-    collator = Collator(pad_token(tokenizer), is_packed=is_packed)
-    lesson, held_out_lesson = lessons(work, learned, held_out, limit, collator)
+    collator = Collator(pad_token(ready.tokenizer), is_packed=is_packed)
+    lesson, held_out = lessons(work, ready.learned, ready.held_out, ready.row_tokens, rows, collator)
     steps = lesson.shares.steps
     overseer = _overseer(work, steps, first_step)
     trainer = Trainer(
         model=model,
-        args=arguments_of(spec, lesson.shares, precision, work.place.run.checkpoints, spread),
-        processing_class=tokenizer,
-        peft_config=adapter,
+        args=arguments_of(spec, lesson.shares, ready.precision, work.place.run.checkpoints, spread),
+        processing_class=ready.tokenizer,
+        peft_config=ready.adapter,
         callbacks=[overseer],
         learned=lesson,
-        held_out=held_out_lesson,
+        held_out=held_out,
         folder=work.place.run.checkpoints,
         keep=spec.keep_checkpoints,
         first_step=first_step,
@@ -97,7 +131,7 @@ def _run(work: Work, on_work: Callable[[], None]) -> Progress:
     if overseer.stopped_by is not None and overseer.step < steps.count:
         raise Interrupted(overseer.stopped_by)
     _measure(work, trainer, overseer.step)
-    write_model(work, trainer, tokenizer, learned)
+    write_model(work, trainer, ready.tokenizer, ready.learned)
     progress = replace(overseer.progress(), done=steps.count)
     if work.is_first:
         work.place.run.write_finished(progress)

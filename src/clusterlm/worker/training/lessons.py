@@ -65,10 +65,9 @@ def _select(asked: Asked[TrainSpec], chosen: numpy.ndarray) -> Iterator[Example]
 
 
 def lessons(
-    work: Work, learned: Tokens, held_out: Tokens | None, limit: int, collator: Collator
+    work: Work, learned: Tokens, held_out: Tokens | None, limit: int, rows: int, collator: Collator
 ) -> tuple[Lesson, Lesson | None]:
     spec, processes = work.spec, work.place.ranks.ranks
-    rows = spec.micro_batch or MICRO_BATCH
     if processes > spec.global_batch_size:
         problem = f"{processes} processes share the {spec.global_batch_size} sequences of a step: some would be idle"
         raise UsageError(problem, where="--global-batch-size", hint=f"at least {processes}, or fewer GPUs")
