@@ -31,3 +31,10 @@ def weights(folder: Path) -> dict[str, Any]:
 def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """To the bit."""
     return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+def texts_file(path: Path, *, texts: int, words: int) -> Path:
+    """So many texts of so many words."""
+    rows = (" ".join(WORDS[(place * 17) % 4000 :][:words]) for place in range(texts))
+    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    return path
