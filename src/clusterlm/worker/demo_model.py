@@ -9,55 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pydoc_data.topics
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-RECIPE: dict[str, Any] = {
-    "vocabulary": 2048,
-    "hidden_size": 256,
-    "intermediate_size": 768,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 4096,
-    "steps": 700,
-    "sequences_per_step": 4,
-    "tokens_per_sequence": 96,
-    "learning_rate": 2e-3,
-    "warm_up_steps": 30,
-    "held_out_share": 0.05,
-}
-"""Chosen by trial on 2 CPU cores: larger models, larger batches and longer sequences learnt less in the same minute."""
+from clusterlm.worker.demo_recipe import CHAT_TEMPLATE, RECIPE, DemoModel, OnProgress, documents
 
 CONTINUATION_PROMPTS = (
     "The value of the expression",
     "A class definition is",
     "If the object does not have",
 )
-
-END, USER, ASSISTANT, SYSTEM = "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-
-OnProgress = Callable[[int, int, float, float], None]
-"""Called with the step, the number of steps, the loss and the seconds so far."""
-
-
-@dataclass(frozen=True, slots=True)
-class DemoModel:
-    """Losses are on held-out text, nats per token."""
-
-    folder: Path
-    parameters: int
-    loss_before: float
-    loss_after: float
-    seconds: float
 
 
 def ensure_demo_model(on_progress: OnProgress | None = None) -> DemoModel:
@@ -75,16 +35,3 @@ def demo_model_folder() -> Path:
     cache = os.environ.get("CLUSTERLM_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     recipe = json.dumps(RECIPE, sort_keys=True) + CHAT_TEMPLATE + "".join(documents())
     return Path(cache).expanduser() / "clusterlm" / f"demo-model-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-
-
-def documents() -> list[str]:
-    """Paragraphs of prose: code, tables and markup would teach a small model little but noise."""
-    paragraphs = []
-    for text in pydoc_data.topics.topics.values():
-        for block in re.split(r"\n\s*\n", text):
-            paragraph = re.sub(r"[*`|]", "", " ".join(block.split()))
-            if len(paragraph) > 60 and paragraph[0].isupper() and "::=" not in paragraph and ">>>" not in paragraph:
-                paragraphs.append(paragraph)
-    unique = list(dict.fromkeys(paragraphs))
-    # An order that is always the same and mixes the topics, so that what is held out is like the rest.
-    return sorted(unique, key=lambda paragraph: hashlib.sha256(paragraph.encode()).digest())

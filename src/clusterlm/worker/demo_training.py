@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from clusterlm.worker.demo_model import (
+from clusterlm.worker.demo_recipe import (
     ASSISTANT,
     CHAT_TEMPLATE,
     END,
