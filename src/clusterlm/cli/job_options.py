@@ -10,28 +10,43 @@ if TYPE_CHECKING:
     from clusterlm.planning.wishes import Wishes
     from clusterlm.runs.order import Terms
 
+GPUS = click.option("--gpus", type=int, help="With --on: GPUs of a job.  [what the plan finds best]")
+COPIES = click.option("--copies", type=int, help="With --on: copies of the model in a job.")
 PLACE = [
     click.option("--on", metavar="CLUSTER", help="Run as Slurm jobs there: a name, its file, or auto."),
     click.option("--cluster", metavar="FILE", help="The cluster's own file; goes before one of its name."),
     click.option("--partition", metavar="NAME", help="With --on: this one only."),
     click.option("--gpu", metavar="NAME", help="With --on: this kind only."),
-    click.option("--gpus", type=int, help="With --on: GPUs of a job.  [what the plan finds best]"),
+    GPUS,
     click.option("--nodes", type=int, help="With --on: whole nodes of a job."),
-    click.option("--copies", type=int, help="With --on: copies of the model in a job."),
+    COPIES,
     click.option("--prefer", metavar="[cheapest|fastest|soonest]", help="With --on: what is best.  [cheapest]"),
+]
+SHARDS = [
+    click.option("--shards", type=int, help="Cut the input into so many parts, a task of a job array each.  [1]"),
+    click.option("--shard-minutes", type=float, help="Or as many as take about so long each."),
+    click.option("--at-once", type=int, help="Most shards that run at the same time."),
 ]
 JOB = [
     click.option("--account", metavar="NAME", help="Who pays."),
     click.option("--qos", metavar="NAME", help="Quality of service."),
     click.option("--time", metavar="TIME", help="Limit of a job, as Slurm writes it: 2:00:00.  [by the plan]"),
-    click.option("--shards", type=int, help="Cut the input into so many parts, a task of a job array each.  [1]"),
-    click.option("--shard-minutes", type=float, help="Or as many as take about so long each."),
-    click.option("--at-once", type=int, help="Most shards that run at the same time."),
+    *SHARDS,
     click.option("--max-attempts", type=int, help="Of a shard; an interrupted job is continued by the next.  [20]"),
     click.option("--max-hours", type=float, help="Of all attempts of a shard together."),
     click.option("--container", metavar="IMAGE", help="Work in it; 'site': the one that the cluster's profile names."),
     click.option("--sbatch", "options", multiple=True, metavar="OPTION", help='As it is: "--mail-type=END".'),
 ]
+PLACE_OF_TRAINING = [one for one in PLACE if one not in (GPUS, COPIES)]
+"""Its --gpus says the same with and without jobs."""
+JOB_OF_TRAINING = [one for one in JOB if one not in SHARDS]
+NOT_OF_TRAINING = [
+    click.option("--shards", type=int, hidden=True),
+    click.option("--shard-minutes", type=float, hidden=True),
+    click.option("--at-once", type=int, hidden=True),
+    click.option("--copies", type=int, hidden=True),
+]
+"""Refused with a reason."""
 OF_JOBS = (
     *("on", "cluster", "partition", "gpu", "gpus", "nodes", "copies", "prefer"),
     *("account", "qos", "time", "shards", "shard_minutes", "at_once", "max_attempts", "max_hours"),

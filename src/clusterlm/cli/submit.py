@@ -12,20 +12,22 @@ from clusterlm.cli.sizes import find_shape
 from clusterlm.errors import UsageError
 from clusterlm.planning.wishes import Wishes
 from clusterlm.report.choice_values import choice_values
+from clusterlm.report.choice_words import way_of
 from clusterlm.runs.before import look_ahead
 from clusterlm.runs.folder import RunFolder, folder_for, open_run
 from clusterlm.runs.launch import check_packages, examined
 from clusterlm.runs.order import Order, Terms, order
 from clusterlm.runs.submit import refuse_second, submit
-from clusterlm.spec import STANDARD_STREAM, GenerateSpec
+from clusterlm.spec import STANDARD_STREAM, TaskSpec, TrainSpec
 from clusterlm.units import show_seconds, show_slurm_time
 
 if TYPE_CHECKING:
     from clusterlm.cluster import Cluster
+    from clusterlm.planning.candidates import Candidate
 
 
 def submit_run(
-    spec: GenerateSpec,
+    spec: TaskSpec,
     placing: Wishes,
     terms: Terms,
     *,
@@ -37,7 +39,8 @@ def submit_run(
     """All that is wrong is said before anything is written or queued."""
     cluster = chosen_cluster(on, file)
     if spec.output == STANDARD_STREAM:
-        raise UsageError("a job cannot write to standard output", where="-o -", hint="-o answers.jsonl")
+        hint = "-o my-model" if isinstance(spec, TrainSpec) else "-o answers.jsonl"
+        raise UsageError("a job cannot write to standard output", where="-o -", hint=hint)
     if not terms.container:
         check_packages(spec)
     with examined(spec, lambda: find(spec)) as asked:
@@ -70,11 +73,24 @@ def say_plan(made: Order, requests: int, cluster: Cluster) -> None:
     unit = best.place.node.unit
     each = f"{best.allocated_gpus} x {best.place.gpu.key}" if unit == "GPU" else f"{best.allocated_gpus} {unit}s"
     parts = f"{shards} shards of about {-(-requests // shards):,} records" if shards > 1 else f"{requests:,} records"
+    if made.steps is not None:
+        parts = f"{requests:,} examples in about {made.steps:,} steps"
+    if made.steps is not None:
+        each += f", {_trained(best)}"
     low, high = show_seconds(best.duration.low), show_seconds(best.duration.high)
     click.echo(f"{cluster.title}, {job.partition}: {parts}, {each} {'each' if shards > 1 else ''}".rstrip(), err=True)
     click.echo(
         f"about {low} to {high} {'a shard' if shards > 1 else 'in all'}; limit of a job {_limit(job.seconds)}", err=True
     )
+
+
+def _trained(best: Candidate) -> str:
+    """'FSDP, 4 sequences at once on each, gradient checkpointing'."""
+    several = best.case.strategy.gpus > 1
+    words = [way_of(best)] if several else []
+    words.append(f"{best.case.workload.batch} sequences at once{' on each' if several else ''}")
+    words += ["gradient checkpointing"] if best.case.workload.checkpointing else []
+    return ", ".join(words)
 
 
 def _limit(seconds: int) -> str:

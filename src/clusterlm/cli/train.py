@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clusterlm.cli.job_options import (
+    JOB_OF_TRAINING,
+    NOT_OF_TRAINING,
+    OF_JOBS,
+    PLACE_OF_TRAINING,
+    placing_and_terms,
+    refuse_without_cluster,
+)
 from clusterlm.cli.options import with_options
 
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ DATA = [
     click.option("--whole-file/--by-line", default=None, help="A .txt file is one text, not one a line."),
     click.option("--eval", metavar="FILE", help="Texts that are held out: their loss is told, not learned."),
     click.option("--eval-fraction", type=float, help="Or hold out this part of the data.  [0]"),
+    click.option("--eval-steps", type=int, help="Look at them every so many steps.  [before and after]"),
     click.option("--sequence-length", type=int, help="Most tokens of a sequence.  [2048, or the model's context]"),
     click.option("--too-long", metavar="[split|truncate|drop]", help="Longer ones.  [texts: split; others: truncate]"),
     click.option("--packing/--no-packing", default=None, help="Several sequences in a row.  [where it is exact]"),
@@ -50,7 +59,7 @@ COMPUTING = [
     click.option("--gradient-checkpointing/--no-gradient-checkpointing", default=None, help="Less memory, more time."),
     click.option("--strategy", metavar="[auto|single|ddp|fsdp|zero1|zero2|zero3]", help="How GPUs share.  [auto]"),
     click.option("--offload", metavar="[none|optimizer-cpu|cpu]", help="What leaves the GPU.  [none]"),
-    click.option("--gpus", type=int, help="GPUs; without any, processes that share the CPU.  [1]"),
+    click.option("--gpus", type=int, help="GPUs; without any, processes that share the CPU.  [1; --on: by the plan]"),
     click.option("--revision", help="Branch, tag or commit of a model on the hub."),
 ]
 SAVING = [
@@ -67,7 +76,9 @@ SAVING = [
 @click.option("-o", "--output", help="Folder of the trained model.")
 @with_options(DATA + METHOD + LEARNING + COMPUTING + SAVING)
 @click.option("--restart", is_flag=True, help="Throw away what an earlier run to this OUTPUT did.")
-def train(model: str, data: str | None, restart: bool, **flags: Any) -> None:
+@with_options(PLACE_OF_TRAINING + JOB_OF_TRAINING + NOT_OF_TRAINING)
+@click.option("--dry-run", is_flag=True, help="With --on: print the batch script; nothing is written or queued.")
+def train(model: str, data: str | None, restart: bool, dry_run: bool, **flags: Any) -> None:
     """Fine-tune MODEL on DATA.
 
     MODEL is a folder, a model id of the Hugging Face hub, or 'demo' (a small one, made on the spot).
@@ -76,10 +87,21 @@ def train(model: str, data: str | None, restart: bool, **flags: Any) -> None:
     A run file (run.toml) in place of both holds the same settings by the same names; flags win over it.
 
     Checkpoints are in OUTPUT.run; the same command again continues behind the last one.
-    """
-    from clusterlm.cli.learn import learn
 
-    click.get_current_context().exit(learn(_spec(model, data, flags), restart=restart))
+    With --on CLUSTER the same is done as Slurm jobs, which continue each other: see clusterlm runs. The plan
+    decides what is left open: GPUs, how they share the model, how much at once.
+    """
+    of_jobs = {name: flags.pop(name) for name in OF_JOBS if name != "gpus"}
+    spec = _spec(model, data, flags)
+    if of_jobs["on"] is None and of_jobs["cluster"] is None:
+        from clusterlm.cli.learn import learn
+
+        refuse_without_cluster({**of_jobs, "dry_run": dry_run})
+        click.get_current_context().exit(learn(spec, restart=restart))
+    from clusterlm.cli.submit import submit_run
+
+    placing, terms, on, file = placing_and_terms({**of_jobs, "gpus": spec.gpus})
+    submit_run(spec, placing, terms, on=on, file=file, dry_run=dry_run, restart=restart)
 
 
 def _spec(model: str, data: str | None, flags: dict[str, Any]) -> TrainSpec:

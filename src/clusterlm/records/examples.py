@@ -26,6 +26,7 @@ FORMS: dict[Form, tuple[str, ...]] = {
 }
 """By the columns that a file must have, the surest sign first."""
 SHOWN_BAD_ROWS = 3
+SHOWN_PROBLEMS = 3
 ASSISTANT = "assistant"
 
 
@@ -38,6 +39,12 @@ class Example:
     prompt: str | None = None
     completion: str | None = None
     messages: Sequence[Message] | None = None
+
+    @property
+    def characters(self) -> int:
+        if self.messages is not None:
+            return sum(len(message["content"]) for message in self.messages)
+        return len(self.text or "") + len(self.prompt or "") + len(self.completion or "")
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,13 @@ class ExamplesSummary:
     unusable: Mapping[str, int] = field(default_factory=dict)
     first_unusable: tuple[str, ...] = ()
     """"place: problem"."""
+
+    def lines(self) -> list[str]:
+        """What the user should know of the rows that are left out."""
+        if not self.unusable:
+            return []
+        count = self.rows - self.usable
+        return [f"{count:,} of {self.rows:,} rows are left out: {_counted(self.unusable)}", *self.first_unusable]
 
 
 class Examples:
@@ -88,7 +102,7 @@ class Examples:
                 content = json.dumps([found.text, found.prompt, found.completion, found.messages])
                 digest.update(content.encode())
                 usable += 1
-                characters += _characters(found)
+                characters += found.characters
                 continue
             problems[found] += 1
             if len(first) < SHOWN_BAD_ROWS:
@@ -119,14 +133,19 @@ class Examples:
     def _nothing_usable(self, summary: ExamplesSummary) -> InputError:
         if not summary.rows:
             return InputError("there is no row in it", where=str(self.path))
-        problem, count = max(summary.unusable.items(), key=lambda item: item[1])
-        rest = f"; of {count:,} rows" if len(summary.unusable) > 1 else f" in all {count:,} rows"
         names = ", ".join(self._reader.columns())
         return InputError(
-            f"no row can be learned: {problem}{rest}",
+            f"none of its {summary.rows:,} rows can be learned: {_counted(summary.unusable)}",
             where=str(self.path),
             hint=f"--column NAME or --template says what the text is; the columns are: {names}",
         )
+
+
+def _counted(problems: Mapping[str, int]) -> str:
+    """The most frequent ones, with how many rows have each."""
+    ordered = sorted(problems.items(), key=lambda item: -item[1])
+    said = [f"{count:,} x {problem}" for problem, count in ordered[:SHOWN_PROBLEMS]]
+    return "; ".join([*said, *(["..."] if len(ordered) > SHOWN_PROBLEMS else [])])
 
 
 def open_examples(
@@ -166,10 +185,26 @@ def _choose(reader: Reader, where: str, column: str | None, template: str | None
     for form, wanted in FORMS.items():
         if set(wanted) <= set(columns):
             return form, wanted, partial(_of_form, form)
-    close = next((near for name in ("text", "messages") if (near := nearest(name, columns))), None)
-    hint = f"say which one holds the text: --column {close or 'NAME'}, or give a --template"
-    wanted_ones = "text, nor prompt and completion, nor messages"
-    raise UsageError(f"there is neither {wanted_ones}; the columns are: {', '.join(columns)}", where=where, hint=hint)
+    raise _no_form(reader, columns, where)
+
+
+def _no_form(reader: Reader, columns: Sequence[str], where: str) -> UsageError:
+    wanted = "text, nor prompt and completion, nor messages"
+    problem = f"there is neither {wanted}; the columns are: {', '.join(columns)}"
+    first = next(iter(reader.rows(columns)), None)
+    texts = [name for name in columns if first is not None and _could_be_learned(first.fields.get(name))]
+    if not texts:
+        hint = "a file of labels alone teaches a model no text; name one that holds the texts beside them"
+        return UsageError(f"{problem}; and none of them holds text", where=where, hint=hint)
+    close = next((near for name in ("text", "messages") if (near := nearest(name, texts))), None)
+    hint = f"say which one holds the text: --column {close or (texts[0] if len(texts) == 1 else 'NAME')}"
+    return UsageError(problem, where=where, hint=f"{hint}, or give a --template")
+
+
+def _could_be_learned(value: object) -> bool:
+    if isinstance(value, list):
+        return True
+    return isinstance(value, str) and not value.strip().replace(".", "", 1).lstrip("-").isdigit()
 
 
 def _column_rule(column: str, reader: Reader) -> Rule:
@@ -204,9 +239,3 @@ def _conversation(index: int, name: str, value: object) -> Example:
     if all(message["role"] != ASSISTANT for message in messages):
         raise BadRow(f"{name} has no turn of the {ASSISTANT}, from which the model would learn")
     return Example(index, messages=messages)
-
-
-def _characters(example: Example) -> int:
-    if example.messages is not None:
-        return sum(len(message["content"]) for message in example.messages)
-    return len(example.text or "") + len(example.prompt or "") + len(example.completion or "")

@@ -31,9 +31,11 @@ def run_summary(one: RunState) -> dict[str, Any]:
         "model": one.asked["model_name"],
         "state": one.state,
         "said": one.said or None,
+        "unit": one.account.unit,
         "requests": one.account.requests,
         "done": one.account.done,
         "failed": one.account.failed,
+        **_of_training(one),
         "attempts": one.attempts,
         "created": one.asked["created"],
         "input": one.asked["input_path"],
@@ -47,6 +49,13 @@ def run_summary(one: RunState) -> dict[str, Any]:
         "jobs": [_job(job) for job in one.jobs],
         "cause": asdict(one.diagnosis) if one.diagnosis else None,
     }
+
+
+def _of_training(one: RunState) -> dict[str, Any]:
+    account = one.account
+    if account.unit != "steps":
+        return {}
+    return {"saved": account.saved, "loss": account.loss, "tokens_per_second": account.tokens_per_second}
 
 
 def _job(job: JobStatus) -> dict[str, Any]:
@@ -100,7 +109,15 @@ def _note(one: RunState) -> str:
     running = sum(job.is_running for job in one.jobs)
     if one.submission and one.submission.shards > 1 and one.state == "running":
         return f"{running} of {one.submission.shards} shards at work"
-    return one.said
+    return one.said or (_learning(one) if one.state in ("running", "finished") else "")
+
+
+def _learning(one: RunState) -> str:
+    """'loss 2.31, 5,400 tokens/s', of a training."""
+    account = one.account
+    parts = [f"loss {account.loss:.4g}"] if account.loss is not None else []
+    parts += [f"{account.tokens_per_second:,.0f} tokens/s"] if account.tokens_per_second else []
+    return ", ".join(parts)
 
 
 def run_text(one: RunState) -> str:
@@ -112,7 +129,7 @@ def run_text(one: RunState) -> str:
         lines.append(("why", one.said))
     if one.diagnosis:
         lines.append(("what to do", one.diagnosis.fix))
-    lines.append(("records", _records(one)))
+    lines.append((one.account.unit, _steps(one) if one.account.unit == "steps" else _records(one)))
     if one.submission:
         lines.append(("cluster", f"{one.submission.cluster}, {summary['gpu_hours']:.2f} GPU-hours so far"))
     lines += [("job", _job_line(job)) for job in one.jobs]
@@ -120,7 +137,8 @@ def run_text(one: RunState) -> str:
         packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
         lines += [
             ("attempts", str(summary["attempts"])),
-            ("device", f"{environment['device']} on {environment['host']}, {environment['model']['dtype']}"),
+            ("device", _device(environment)),
+            *([("way", _way(environment["training"]))] if "training" in environment else []),
             ("fingerprint", environment["model"]["fingerprint"]),
             ("packages", packages),
         ]
@@ -156,6 +174,29 @@ def journal_entries(one: RunState) -> list[journal.Entry]:
 
 def journal_values(one: RunState) -> list[dict[str, Any]]:
     return [dict(json.loads(entry.line)) for entry in journal_entries(one)]
+
+
+def _device(environment: dict[str, Any]) -> str:
+    dtype = environment["model"].get("dtype")
+    return f"{environment['device']} on {environment['host']}" + (f", {dtype}" if dtype else "")
+
+
+def _way(training: dict[str, Any]) -> str:
+    """How the last attempt trained: 'fsdp, 8 processes, 2 x 4 sequences of up to 2,048 tokens on each, packed'."""
+    processes, batches = training["processes"], training["micro_batches"]
+    words = [training["strategy"], f"{processes:,} process{'es' * (processes > 1)}"]
+    words.append(
+        f"{batches:,} x {training['micro_batch']:,} rows of up to {training['sequence_length']:,} tokens on each"
+    )
+    return ", ".join([*words, *(["packed"] if training["packed"] else [])])
+
+
+def _steps(one: RunState) -> str:
+    account = one.account
+    parts = [f"{account.done:,} of {account.requests:,}"]
+    parts += [_learning(one)] if _learning(one) else []
+    parts += [f"the last checkpoint is of step {account.saved:,}"] if account.saved is not None else []
+    return ", ".join(parts)
 
 
 def _records(one: RunState) -> str:

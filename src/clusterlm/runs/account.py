@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,34 @@ from typing import Any
 from clusterlm.records.log import ResultLog
 from clusterlm.runs.attempt import Attempt
 from clusterlm.runs.folder import RunFolder
+from clusterlm.runs.gained import SAVED, STEPS, last_line
 from clusterlm.runs.progress import Progress
+from clusterlm.runs.steps import steps_of
 from clusterlm.runs.told import Told
 
 
 @dataclass(frozen=True)
 class Account:
-    """Records of the whole run, and the GPU time of its jobs."""
+    """Of the whole run, in its unit: records, or steps of a training; and the GPU time of its jobs."""
 
     requests: int
     done: int
     failed: int
     gpu_seconds: float
+    unit: str = "records"
+    saved: int | None = None
+    """Steps that the last checkpoint holds; None where there is none, and where none is needed any more."""
+    loss: float | None = None
+    tokens_per_second: float | None = None
 
 
-def account_of(run: RunFolder, attempts: Sequence[Told], requests: int, finished: Progress | None) -> Account:
-    """`attempts`: those that were jobs; `finished`: the run's last account."""
+def account_of(
+    run: RunFolder, asked: Mapping[str, Any], attempts: Sequence[Told], finished: Progress | None
+) -> Account:
+    """`asked`: the content of run.json; `attempts`: those that were jobs; `finished`: the run's last account."""
+    if asked["spec"].get("task") == "train":
+        return _of_training(run, asked, attempts, finished)
+    requests = int(asked["requests"])
     if finished is not None:
         return Account(finished.requests, finished.done, finished.failed, _gpu_seconds(attempts))
     by_hand = run.progress_by_hand()
@@ -38,6 +50,28 @@ def account_of(run: RunFolder, attempts: Sequence[Told], requests: int, finished
     parts = _latest_of_each_part([one.attempt for one in attempts])
     done, failed = sum(part["done"] for part in parts), sum(part["failed"] for part in parts)
     return Account(requests, done, failed, _gpu_seconds(attempts))
+
+
+def _of_training(
+    run: RunFolder, asked: Mapping[str, Any], attempts: Sequence[Told], finished: Progress | None
+) -> Account:
+    """As its last attempt tells that has trained."""
+    folders = list(reversed(run.attempts()))
+    last = next((folder for folder in folders if (folder / STEPS).exists()), None)
+    step = (last_line(last / STEPS) if last else None) or {}
+    progress = _json(last / "progress.json") if last else {}
+    saved = next((line for folder in folders if (line := last_line(folder / SAVED))), {})
+    told = finished or (Progress(**progress) if progress else None)
+    return Account(
+        requests=told.requests if told else steps_of(run, asked["spec"], int(asked["requests"])),
+        done=finished.done if finished else int(step.get("step", 0)),
+        failed=0,
+        gpu_seconds=_gpu_seconds(attempts),
+        unit="steps",
+        saved=None if finished else saved.get("step"),
+        loss=step.get("loss"),
+        tokens_per_second=told.tokens_per_second if told else None,
+    )
 
 
 def _cuts(attempts: Sequence[Told]) -> set[tuple[int, int]]:

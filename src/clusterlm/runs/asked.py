@@ -25,6 +25,8 @@ class Asked(Generic[AnySpec]):
     requests: int
     """Rows of the input that can be used."""
     input_digest: str
+    notes: tuple[str, ...] = ()
+    """What the user should know of the input before it is worked on."""
 
     @property
     def output_path(self) -> Path:
@@ -61,6 +63,8 @@ class Asked(Generic[AnySpec]):
     @property
     def identity(self) -> dict[str, Any]:
         settings = {name: value for name, value in self.spec.settings().items() if name not in ("input", "model")}
+        if settings.get("eval"):
+            settings["eval"] = "a file"  # wherever it stands: what it holds is a part of the input's content
         content = {"content of the model": self.model_fingerprint, "content of the input": self.input_digest}
         return {**settings, **content}
 

@@ -11,7 +11,9 @@ from clusterlm.runs.diagnosis import Diagnosis
 from clusterlm.units import show_seconds
 
 FRUITLESS = 2
-"""So many attempts in a row that finish no record end a chain: the next would fail at the same place."""
+"""So many attempts in a row that gain nothing end a chain: the next would fail at the same place."""
+NOTHING_GAINED = {"records": "finished no record", "steps": "saved no step"}
+"""By what a run counts."""
 BY_THE_CLUSTER = frozenset({"NODE_FAIL", "PREEMPTED", "REQUEUED", "BOOT_FAIL"})
 """States that say nothing about the run itself."""
 
@@ -33,6 +35,8 @@ class Past:
     attempt: Attempt
     seconds: float
     new_results: int
+    """Records, or steps of a training that no later attempt has to do again."""
+    unit: str = "records"
     state: str | None = None
     """Slurm's word, where Slurm was asked."""
     cancelled_by: str | None = None
@@ -62,7 +66,7 @@ def why_not_continue(past: Sequence[Past], caps: Caps) -> str | None:
     fruitless = [one.is_fruitless for one in past[-FRUITLESS:]]
     if len(fruitless) == FRUITLESS and all(fruitless):
         why = f": {last.diagnosis.sentence}" if last.diagnosis else ""
-        return f"{FRUITLESS} attempts in a row finished no record{why}"
+        return f"{FRUITLESS} attempts in a row {NOTHING_GAINED[last.unit]}{why}"
     if len(past) >= caps.attempts:
         return f"{len(past)} attempts are over, as many as were allowed"
     spent = sum(one.seconds for one in past)

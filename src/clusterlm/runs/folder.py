@@ -41,6 +41,11 @@ STANDARD_STREAM = "-"
 
 State = Literal["running", "finished", "interrupted"]
 
+BEFORE_RUN = ("run.toml", "run.lock", "input.*", "*.partial")
+"""What a process leaves that was killed while it made the folder; run.json, written last, makes it a run."""
+BEFORE_WORK = (*BEFORE_RUN, "run.json", "data")
+"""What a run holds of which nothing was done yet: what was asked, and texts as tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -104,6 +109,10 @@ class RunFolder:
         """generate or train."""
         return str(self.read()["spec"].get("task", "generate"))
 
+    def unit(self) -> str:
+        """What it counts: records, or steps of a training."""
+        return "steps" if self.task() == "train" else "records"
+
     def finished(self) -> Progress | None:
         """The last account, where the run came to its end."""
         return self._read_progress(self.path / "finished.json")
@@ -113,6 +122,20 @@ class RunFolder:
         if self._is_locked():
             return "running"
         return "finished" if (self.path / "finished.json").exists() else "interrupted"
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is something to lose: an attempt, results, a checkpoint, a job."""
+        return self.holds_other_than(BEFORE_WORK)
+
+    def remove_unless_begun(self) -> None:
+        """After a mistake that was found before any work: the corrected command then meets nothing."""
+        with contextlib.suppress(RunError), self.locked():
+            if not self.is_begun:
+                shutil.rmtree(self.path, ignore_errors=True)
+
+    def holds_other_than(self, patterns: tuple[str, ...]) -> bool:
+        return any(not any(map(entry.match, patterns)) for entry in self.path.iterdir())
 
     def progress_by_hand(self) -> Progress | None:
         """Of the whole run, as the last process wrote it that was started by hand."""
@@ -202,13 +225,19 @@ def folder_for(spec: TaskSpec) -> RunFolder:
 
 def open_run(run: RunFolder, asked: Asked[Any], *, restart: bool) -> int:
     """Make the folder, or check that it belongs to the same command; the number of results that it holds already."""
-    if restart and (run.path / "run.json").exists():
-        with run.locked():
-            _remove_output(asked)
-            shutil.rmtree(run.path)
     if (run.path / "run.json").exists():
-        _refuse_other(run, asked)
-    else:
+        # A damaged folder cannot be compared, but thrown away.
+        changed = [] if restart else _differences(run, asked)
+        if restart or (changed and not run.is_begun):
+            with run.locked():
+                if restart:
+                    _remove_output(asked)
+                shutil.rmtree(run.path)
+        elif changed:
+            hint = "--restart throws the old results away and begins anew; another OUTPUT keeps them"
+            problem = f"this run was begun with others: {'; '.join(changed)}"
+            raise RunError(problem, where=str(run.path), hint=hint)
+    if not (run.path / "run.json").exists():
         _refuse_foreign(run, asked)
         _create(run, asked)
     _remember(run)
@@ -232,14 +261,12 @@ def _count_results(run: RunFolder) -> int:
         return len(log)
 
 
-def _refuse_other(run: RunFolder, asked: Asked[Any]) -> None:
+def _differences(run: RunFolder, asked: Asked[Any]) -> list[str]:
+    """What decides the results, and is not what it was."""
     old, new = run.read_asked().identity, asked.identity
     # As JSON both: a tuple has become a list.
     changed = [name for name in {**old, **new} if json.dumps(old.get(name)) != json.dumps(new.get(name))]
-    if changed:
-        differences = "; ".join(_difference(name, old.get(name), new.get(name)) for name in changed)
-        hint = "--restart throws the old results away and begins anew; another OUTPUT keeps them"
-        raise RunError(f"this run was begun with others: {differences}", where=str(run.path), hint=hint)
+    return [_difference(name, old.get(name), new.get(name)) for name in changed]
 
 
 def _difference(name: str, old: Any, new: Any) -> str:
@@ -250,9 +277,7 @@ def _refuse_foreign(run: RunFolder, asked: Asked[Any]) -> None:
     if asked.spec.output != STANDARD_STREAM and Path(asked.spec.output).exists():
         hint = "name another OUTPUT, or move that file away"
         raise RunError("exists, and no run of clusterlm made it", where=asked.spec.output, hint=hint)
-    # A process killed while it made the folder leaves some of these; run.json, written last, makes it a run.
-    begun = ("run.toml", "run.lock", "input.*", "*.partial")
-    if run.path.exists() and any(not any(map(entry.match, begun)) for entry in run.path.iterdir()):
+    if run.path.exists() and run.holds_other_than(BEFORE_RUN):
         raise RunError("exists, and is no run folder", where=str(run.path), hint="name another OUTPUT")
 
 

@@ -15,13 +15,16 @@ from clusterlm.runs import journal
 from clusterlm.runs.attempt import Attempt, attempt_of_this_job
 from clusterlm.runs.chain import Past, why_not_continue
 from clusterlm.runs.folder import RunFolder
-from clusterlm.runs.past import count_results, diagnosis_of, past_of, status_of, worst_outcome
+from clusterlm.runs.gained import count_results
+from clusterlm.runs.past import diagnosis_of, past_of, status_of, worst_outcome
 from clusterlm.runs.submission import Submission, arguments, comment_of, read_submission
 from clusterlm.runs.told import Told, attempts_of, chain_of, jobs_of_chain, told
 from clusterlm.slurm import queue
 from clusterlm.slurm.here import ThisJob, this_job
 from clusterlm.slurm.jobs import JobStatus
 
+GAINED = {"records": "new results", "steps": "more steps kept"}
+"""By what a run counts."""
 DONE = (0, 3)
 """Exit statuses with which there is nothing left to do: all records are done, or those that failed will fail again."""
 
@@ -259,7 +262,8 @@ def _final_status(attempt: Attempt, status: int) -> int:
 
 def _end_said(run: RunFolder, attempt: Attempt, status: int) -> str:
     worst = worst_outcome(attempt) or {}
-    new, whole = f"{count_results(attempt):,} new results", "; the run is finished" if run.finished() else ""
+    new = f"{count_results(attempt):,} {GAINED[run.unit()]}"
+    whole = "; the run is finished" if run.finished() else ""
     if status in DONE:
         return f"done; {new}{whole}"
     if worst.get("outcome") == "stopped" and worst["exit_status"] == status:

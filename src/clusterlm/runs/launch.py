@@ -37,6 +37,8 @@ class Prepared:
     run: RunFolder
     requests: int
     finished_before: int
+    notes: tuple[str, ...] = ()
+    """What the user should know of the input."""
 
 
 def prepare(spec: TaskSpec, find: Callable[[], ModelFolder], *, restart: bool) -> Prepared:
@@ -45,7 +47,7 @@ def prepare(spec: TaskSpec, find: Callable[[], ModelFolder], *, restart: bool) -
     with examined(spec, find) as asked:
         run = folder_for(spec)
         finished_before = open_run(run, asked, restart=restart)
-    return Prepared(run=run, requests=asked.requests, finished_before=finished_before)
+    return Prepared(run=run, requests=asked.requests, finished_before=finished_before, notes=asked.notes)
 
 
 def examined(spec: TaskSpec, find: Callable[[], ModelFolder]) -> AbstractContextManager[Asked[Any]]:
@@ -81,7 +83,12 @@ def _to_answer(spec: GenerateSpec, find: Callable[[], ModelFolder]) -> Iterator[
 
 
 def check_packages(spec: TaskSpec) -> None:
+    reported_to = spec.report_to if isinstance(spec, TrainSpec) else ()
+    if absent := [name for name in reported_to if find_spec(name) is None]:
+        problem = f"reports to {' and '.join(absent)}, not installed here"
+        raise MissingPackage(problem, where="--report-to", hint=f"pip install {' '.join(absent)}")
     wanted = [*OF_TASK[spec.task], *(["bitsandbytes"] if _quantises(spec) else [])]
+    wanted += ["deepspeed"] if isinstance(spec, TrainSpec) and spec.strategy.startswith("zero") else []
     missing = [name for name in wanted if find_spec(name) is None]
     if missing:
         hint = "pip install 'clusterlm[run]', or load your site's module and install the rest beside it"

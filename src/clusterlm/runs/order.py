@@ -5,37 +5,36 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass, replace
-from itertools import islice
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from clusterlm.cluster import Cluster
-from clusterlm.errors import RunError, UsageError
+from clusterlm.errors import MissingPackage, RunError, UsageError
 from clusterlm.model.shape import ModelShape
 from clusterlm.planning.candidates import Candidate, Search
 from clusterlm.planning.planner import Plan, plan
-from clusterlm.planning.wishes import Wishes
-from clusterlm.records.request import Request
+from clusterlm.planning.wishes import Wishes, said
 from clusterlm.runs.account import measured_seconds_per_record
 from clusterlm.runs.asked import Asked
+from clusterlm.runs.decided import decided
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.request import job_of
+from clusterlm.runs.steps import steps_of
 from clusterlm.runs.submission import Submission
 from clusterlm.runs.told import attempts_of
+from clusterlm.runs.wished import QUANTISED, wishes_of
 from clusterlm.slurm.environment import Environment, in_container
 from clusterlm.slurm.header import log_path
 from clusterlm.slurm.job import Job
 from clusterlm.slurm.script import script
-from clusterlm.spec import GenerateSpec
+from clusterlm.spec import GenerateSpec, TrainSpec
 from clusterlm.units import show_bytes
 
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, about. Source: https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them"""
-LOOKED_AT = 1000
-"""Requests from whose length that of all is guessed."""
-QUANTISED = {"none": None, "int8": "int8", "nf4": "nf4-dq"}
-"""What a plan calls it: the worker's nf4 quantises the scales too."""
 OF_PLACE = ("partition", "gpu", "gpus", "nodes", "copies")
 """Wishes that leave out places where a model could be."""
+OF_WAY = ("strategy", "micro_batch", "gradient_checkpointing", "offload")
+"""Wishes that leave out ways to train it there."""
 SITES_OWN = "site"
 """As --container: the one that the profile names."""
 SIGNAL_SHARE = 20
@@ -89,17 +88,22 @@ class Order:
     job: Job
     submission: Submission
     script: str
+    steps: int | None = None
+    """Of a training, about."""
 
 
 def order(
-    asked: Asked[GenerateSpec], run: RunFolder, cluster: Cluster, shape: ModelShape, placing: Wishes, terms: Terms
+    asked: Asked[Any], run: RunFolder, cluster: Cluster, shape: ModelShape, placing: Wishes, terms: Terms
 ) -> Order:
     """UsageError or RunError where no such job can be; nothing is written or asked."""
-    search, wishes = Search(shape), _wishes(asked, shape, placing)
-    found = plan(search, cluster, wishes)
-    shards = min(_shards(_best(found, asked, search), asked, run, terms), asked.requests)
-    if shards > 1:
-        found = plan(search, cluster, replace(wishes, records=math.ceil(asked.requests / shards) * asked.spec.n))
+    is_training = isinstance(asked.spec, TrainSpec)
+    if is_training:
+        _refuse_shards(terms)
+    search, wishes = Search(shape), wishes_of(asked, run, cluster, shape, placing)
+    if is_training:
+        found, shards = _training(search, cluster, wishes, terms), 1
+    else:
+        found, shards = _in_shards(search, cluster, wishes, asked, run, terms)
     best = _best(found, asked, search)
     job = replace(_job(best, asked, run, shards, terms), environment=_environment(cluster, asked, terms))
     submission = Submission(
@@ -111,36 +115,55 @@ def order(
         seconds=job.seconds,
         max_attempts=terms.max_attempts,
         max_seconds=terms.max_seconds,
+        settings=decided(asked.spec, best) if is_training else None,
     )
-    return Order(plan=found, best=best, job=job, submission=submission, script=script(cluster, job))
+    steps = steps_of(run, asked.spec.model_dump(), asked.requests) if is_training else None
+    return Order(plan=found, best=best, job=job, submission=submission, script=script(cluster, job), steps=steps)
 
 
-def _wishes(asked: Asked[GenerateSpec], shape: ModelShape, placing: Wishes) -> Wishes:
-    """`placing`: those about the place and the way."""
-    spec = asked.spec
-    prompt = _prompt_tokens(asked)
-    if shape.context_tokens:
-        prompt = max(1, min(prompt, shape.context_tokens - spec.max_new_tokens))
-    return replace(
-        placing,
-        task="generate",
-        engine="transformers",
-        sequence_length=prompt,
-        new_tokens=spec.max_new_tokens,
-        dtype=None if spec.dtype == "auto" else spec.dtype,
-        quantize=QUANTISED[spec.quantize],
-        records=asked.requests * spec.n,
-    )
+# ------------------------------------------------------------------------------------------------------------ training
 
 
-def _prompt_tokens(asked: Asked[GenerateSpec]) -> int:
-    """The mean of the first requests', guessed by their characters: a tokenizer would have to be loaded."""
-    lengths = [_characters(request) for request in islice(asked.source(), LOOKED_AT)]
-    return max(1, round(sum(lengths) / len(lengths) / CHARACTERS_PER_TOKEN))
+def _refuse_shards(terms: Terms) -> None:
+    for name in ("shards", "shard_seconds", "at_once"):
+        if getattr(terms, name) is not None:
+            flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+            problem = "a training is one piece of work: each of its steps follows from the one before"
+            raise UsageError(problem, where=flag, hint="leave it out; --gpus or --nodes let more of them share a step")
 
 
-def _characters(request: Request) -> int:
-    return len(request.prompt or "") + sum(len(str(turn.get("content") or "")) for turn in request.messages or ())
+def _training(search: Search, cluster: Cluster, wishes: Wishes, terms: Terms) -> Plan:
+    try:
+        found = plan(search, cluster, wishes)
+    except UsageError as refusal:  # in the words of `clusterlm plan`
+        words = (text and text.replace("--batch", "--global-batch-size") for text in (refusal.where, refusal.hint))
+        where, hint = words
+        raise UsageError(refusal.problem, where=where, hint=hint) from None
+    return _without_missing(found, terms)
+
+
+def _without_missing(found: Plan, terms: Terms) -> Plan:
+    """The ways that the installed packages have; a container has its own."""
+    if terms.container or found.wishes.strategy or find_spec("deepspeed") is not None:
+        return found
+    able = tuple(one for one in found.candidates if not one.way.strategy.startswith("zero"))
+    if found.candidates and not able:
+        hint = "pip install deepspeed"
+        raise MissingPackage(f"only ZeRO fits on {found.cluster.name}, and it needs deepspeed", hint=hint)
+    return replace(found, candidates=able)
+
+
+# -------------------------------------------------------------------------------------------------------------- shards
+
+
+def _in_shards(
+    search: Search, cluster: Cluster, wishes: Wishes, asked: Asked[GenerateSpec], run: RunFolder, terms: Terms
+) -> tuple[Plan, int]:
+    found = plan(search, cluster, wishes)
+    shards = min(_shards(_best(found, asked, search), asked, run, terms), asked.requests)
+    if shards > 1:
+        found = plan(search, cluster, replace(wishes, records=math.ceil(asked.requests / shards) * asked.spec.n))
+    return found, shards
 
 
 def _shards(best: Candidate, asked: Asked[GenerateSpec], run: RunFolder, terms: Terms) -> int:
@@ -156,7 +179,10 @@ def _shards(best: Candidate, asked: Asked[GenerateSpec], run: RunFolder, terms: 
     return max(1, math.ceil(asked.requests * each / (terms.shard_seconds - load)))
 
 
-def _best(found: Plan, asked: Asked[GenerateSpec], search: Search) -> Candidate:
+# --------------------------------------------------------------------------------------------------- what does not fit
+
+
+def _best(found: Plan, asked: Asked[Any], search: Search) -> Candidate:
     if found.best is not None:
         return found.best
     closest, name = found.closest, found.cluster.name
@@ -165,27 +191,51 @@ def _best(found: Plan, asked: Asked[GenerateSpec], search: Search) -> Candidate:
         f" (it needs {show_bytes(closest.needed)}, there is {show_bytes(closest.available)})" if closest.needed else ""
     )
     ways = _ways_out(found, search)
-    hint = f"clusterlm plan {asked.model_path} --on {name} --new-tokens {asked.spec.max_new_tokens} tells all ways"
+    trains = found.wishes.asked_task == "train"
+    flags = f"--method {found.wishes.method}" if trains else f"--new-tokens {found.wishes.new_tokens}"
+    hint = f"clusterlm plan {asked.model_path} --on {name} {flags} tells all ways"
     if ways:
         hint = f"it fits with {' or '.join(ways)}"
     raise RunError(f"does not fit on {name}: {closest.item} on {closest.place.node_name}{lack}", hint=hint)
 
 
 def _ways_out(found: Plan, search: Search) -> list[str]:
-    """Flags with which the same model fits on the same cluster."""
-    wishes, ways = found.wishes, []
+    """Flags with which the same model fits on the same cluster, each of them planned."""
+    ways = [_other_settings(found, search)]
+    for names in (OF_PLACE, OF_WAY, (*OF_PLACE, *OF_WAY)):
+        anywhere = replace(found.wishes, **dict.fromkeys(names))
+        if anywhere != found.wishes and (best := plan(search, found.cluster, anywhere).best):
+            ways.append(_flags(found.wishes, best))
+            break
+    return [way for way in ways if way]
+
+
+def _other_settings(found: Plan, search: Search) -> str:
+    """The first that helps, with which the result changes least."""
+    wishes = found.wishes
+    if wishes.asked_task == "train":
+        return found.remedies[0].flags if found.remedies else ""
     for name, as_planned in QUANTISED.items():
         if as_planned is not None and plan(search, found.cluster, replace(wishes, quantize=as_planned)).best:
-            ways.append(f"--quantize {name}")
-            break
-    anywhere = replace(wishes, **dict.fromkeys(OF_PLACE))
-    if anywhere != wishes and (best := plan(search, found.cluster, anywhere).best):
-        place = best.place
-        ways.append(f"--partition {place.partition_name} --gpu {place.gpu.key} --gpus {best.case.strategy.gpus}")
-    return ways
+            return f"--quantize {name}"
+    return ""
 
 
-def _environment(cluster: Cluster, asked: Asked[GenerateSpec], terms: Terms) -> Environment:
+def _flags(wishes: Wishes, best: Candidate) -> str:
+    """Where it is instead; of a training also how, as far as the user had chosen that."""
+    place = best.place
+    words = [f"--partition {place.partition_name} --gpu {place.gpu.key} --gpus {best.case.strategy.gpus}"]
+    instead = best.wishes
+    for name in OF_WAY:
+        if best.case.workload.trains and getattr(wishes, name) not in (None, getattr(instead, name)):
+            words.append(said(name, getattr(instead, name) or "none"))
+    return " ".join(words)
+
+
+# ------------------------------------------------------------------------------------------------------------- the job
+
+
+def _environment(cluster: Cluster, asked: Asked[Any], terms: Terms) -> Environment:
     """That of this process, but where a container is asked for."""
     if terms.container is None:
         return Environment()
@@ -197,12 +247,13 @@ def _environment(cluster: Cluster, asked: Asked[GenerateSpec], terms: Terms) -> 
     model = asked.model_path.absolute()
     if model.parent.name == "snapshots":  # of the hub's cache: links into the folder beside it
         model = model.parents[1]
-    folders = dict.fromkeys((model, asked.input_path.absolute().parent, asked.output_path.absolute().parent))
+    others = (Path(place).parent for place in asked.other_places.values())
+    folders = dict.fromkeys((model, asked.input_path.absolute().parent, asked.output_path.absolute().parent, *others))
     binds = (*(software.binds if software else ()), *map(str, folders))
     return in_container(image, package=str(Path(__file__).parents[1]), binds=binds)
 
 
-def _job(best: Candidate, asked: Asked[GenerateSpec], run: RunFolder, shards: int, terms: Terms) -> Job:
+def _job(best: Candidate, asked: Asked[Any], run: RunFolder, shards: int, terms: Terms) -> Job:
     seconds = terms.seconds or best.duration.asked
     plain = job_of(best, asked.model_name)
     shortest, longest = SIGNAL_SECONDS
@@ -211,7 +262,7 @@ def _job(best: Candidate, asked: Asked[GenerateSpec], run: RunFolder, shards: in
         name=run.name,
         run=str(run.path),
         python=sys.executable,
-        ranks_per_node=max(1, best.way.count_of_copies // best.nodes),
+        ranks_per_node=_ranks_per_node(best),
         tasks=tuple(range(shards)) if shards > 1 else None,
         tasks_at_once=terms.at_once,
         seconds=seconds,
@@ -221,3 +272,9 @@ def _job(best: Candidate, asked: Asked[GenerateSpec], run: RunFolder, shards: in
         qos=terms.qos,
         options=terms.options,
     )
+
+
+def _ranks_per_node(best: Candidate) -> int:
+    """A process for each copy that generates; of what trains one for each GPU."""
+    processes = best.case.strategy.gpus if best.case.workload.trains else best.way.count_of_copies
+    return max(1, processes // best.nodes)

@@ -10,6 +10,7 @@ from clusterlm.runs.attempt import Attempt
 from clusterlm.runs.chain import Past
 from clusterlm.runs.diagnosis import Diagnosis, Evidence, diagnose
 from clusterlm.runs.folder import RunFolder
+from clusterlm.runs.gained import count_results
 from clusterlm.runs.told import Told
 from clusterlm.slurm.jobs import JobStatus
 from clusterlm.units import show_slurm_time
@@ -27,6 +28,7 @@ def past_of(run: RunFolder, one: Told, status: JobStatus | None) -> Past:
         attempt=one.attempt,
         seconds=one.seconds,
         new_results=count_results(one.attempt),
+        unit=run.unit(),
         state=state,
         cancelled_by=cancelled_by,
         diagnosis=diagnosis_of(
@@ -60,10 +62,6 @@ def _exit_status(one: Told, status: JobStatus | None) -> int | None:
     if one.ended is not None:
         return int(one.ended.details["exit_status"])
     return status.exit_status if status else None
-
-
-def count_results(attempt: Attempt) -> int:
-    return sum(file.read_bytes().count(b"\n") for file in attempt.path.glob("results*.jsonl"))
 
 
 def worst_outcome(attempt: Attempt) -> dict[str, object] | None:

@@ -160,7 +160,7 @@ def active(run: RunFolder, known: Iterable[str], jobs: Sequence[JobStatus]) -> t
 
 
 def _state(one: _Files, jobs: Sequence[JobStatus], ended: Sequence[JobStatus], silent: str | None) -> RunState:
-    account = account_of(one.run, one.attempts, int(one.asked["requests"]), one.finished)
+    account = account_of(one.run, one.asked, one.attempts, one.finished)
     there = active(one.run, one.numbers, jobs)
     plain = RunState(
         run=one.run,
@@ -205,7 +205,7 @@ def _over(state: RunState, one: _Files, statuses: Sequence[JobStatus]) -> RunSta
     pasts = [past_of(one.run, last, status_of(last.attempt.job, statuses)) for last in last_of_each_shard]
     bad = [past for past in pasts if past.diagnosis is not None]
     if not bad:
-        return replace(state, said="its jobs are over, and records are missing")
+        return replace(state, said=f"its jobs are over, and {state.account.unit} are missing")
     worst = bad[-1]
     assert worst.diagnosis is not None
     if worst.diagnosis.cause == "cancelled":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from typing import Any
 
 from clusterlm.errors import RunError
 from clusterlm.runs.attempt import write_json
@@ -31,6 +32,8 @@ class Submission:
     """Time limit of one job."""
     max_attempts: int = Caps.attempts
     max_seconds: float | None = None
+    settings: dict[str, Any] | None = None
+    """Of a training: how its plan has it done, in the words of its spec."""
 
     @property
     def caps(self) -> Caps:

@@ -21,6 +21,9 @@ from clusterlm.slurm import queue
 from clusterlm.slurm.header import ranges
 from clusterlm.slurm.jobs import JobStatus
 
+ALL_DONE = {"records": "every record has a result already", "steps": "the model is trained already"}
+"""By what a run counts."""
+
 
 def write_order(run: RunFolder, order: Order, plan: dict[str, Any]) -> None:
     """All that `sbatch job.sbatch` needs; nothing is queued yet."""
@@ -44,12 +47,17 @@ def submit(run: RunFolder, order: Order | None = None, plan: dict[str, Any] | No
         submission = read_submission(run)
         shards = missing_shards(run, submission)
         if not shards:
-            raise RunError("every record has a result already", where=str(run.path), hint="clusterlm runs show")
+            raise RunError(ALL_DONE[run.unit()], where=str(run.path), hint="clusterlm runs show")
         return [_submit_group(run, submission, first, group) for first, group in _groups(submission, shards)]
 
 
 def missing_shards(run: RunFolder, submission: Submission) -> list[int]:
-    """Those with records that have no result yet; one where only OUTPUT is missing, which any job writes."""
+    """Those with records that have no result yet; one where only OUTPUT is missing, which any job writes.
+
+    A training is one.
+    """
+    if run.task() == "train":
+        return [] if run.finished() else [0]
     requests = int(run.read()["requests"])
     with ResultLog(None, others=run.result_files()) as log:
         if not len(log):

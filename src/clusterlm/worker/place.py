@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clusterlm.runs.asked import Asked
 from clusterlm.runs.attempt import Attempt, Part, write_json
+from clusterlm.runs.decided import asked_of_job
 from clusterlm.runs.folder import RunFolder
 from clusterlm.worker.ranks import Ranks
 
@@ -19,6 +21,10 @@ class Place:
     run: RunFolder
     attempt: Attempt | None = None
     ranks: Ranks = field(default_factory=Ranks)
+
+    def asked(self) -> Asked[Any]:
+        """What is to be done; in a job with what its plan decided."""
+        return self.run.read_asked() if self.attempt is None else asked_of_job(self.run)
 
     @property
     def part(self) -> Part:

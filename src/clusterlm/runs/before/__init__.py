@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from clusterlm.cluster import Cluster
 from clusterlm.runs.asked import Asked
 from clusterlm.runs.before.count import of_count
@@ -12,14 +14,11 @@ from clusterlm.runs.before.site import this_slurm
 from clusterlm.runs.before.trial import of_qos, of_trial
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.order import Order
-from clusterlm.spec import GenerateSpec
 
 __all__ = ["look_ahead"]
 
 
-def look_ahead(
-    made: Order, asked: Asked[GenerateSpec], run: RunFolder, cluster: Cluster, *, dry_run: bool = False
-) -> list[str]:
+def look_ahead(made: Order, asked: Asked[Any], run: RunFolder, cluster: Cluster, *, dry_run: bool = False) -> list[str]:
     """What the user should know; ClusterlmError for the first thing that cannot work. Nothing is written or queued.
 
     `dry_run`: perhaps not on a machine of the cluster; then only what the plan itself tells is looked at.

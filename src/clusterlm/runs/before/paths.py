@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from clusterlm.cluster import Cluster
 from clusterlm.errors import RunError, SlurmError
@@ -18,7 +18,7 @@ from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.order import Order
 from clusterlm.slurm import client
 from clusterlm.slurm.jobs import time_of
-from clusterlm.spec import STANDARD_STREAM, GenerateSpec
+from clusterlm.spec import STANDARD_STREAM
 
 STATE_OF_MACHINE = Path("/proc/stat")
 SAME_BOOT_SECONDS = 10
@@ -47,7 +47,7 @@ class Doubt:
     """Other machines do not see it."""
 
 
-def of_paths(made: Order, asked: Asked[GenerateSpec], run: RunFolder, cluster: Cluster) -> Iterator[str]:
+def of_paths(made: Order, asked: Asked[Any], run: RunFolder, cluster: Cluster) -> Iterator[str]:
     """RunError for a file that the nodes surely do not see."""
     needed = list(_needed(made, asked, run))
     doubts = [doubt for one in needed if (doubt := _doubt(one, cluster))]
@@ -56,10 +56,12 @@ def of_paths(made: Order, asked: Asked[GenerateSpec], run: RunFolder, cluster: C
     yield from _purged(needed, cluster)
 
 
-def _needed(made: Order, asked: Asked[GenerateSpec], run: RunFolder) -> Iterator[Needed]:
+def _needed(made: Order, asked: Asked[Any], run: RunFolder) -> Iterator[Needed]:
     yield Needed("the run folder", run.path, "-o FILE")
     if asked.spec.input != STANDARD_STREAM:
         yield Needed("the input", asked.input_path, "copy it")
+    if held_out := asked.other_places.get("eval"):
+        yield Needed("what is held out", Path(held_out), "copy it")
     yield Needed("the model", asked.model_path, "copy it, or set HF_HOME and fetch it anew,")
     if not made.job.environment.in_container:
         yield Needed("this Python", Path(sys.prefix), "make its environment", is_program=True)

@@ -18,19 +18,22 @@ SURE = 2
 
 
 def of_time(made: Order) -> Iterator[str]:
-    """UsageError where a job would end before its first record although all went far faster than predicted."""
+    """UsageError where a job would end before its first record or step although all went far faster than predicted."""
     duration, submission = made.best.duration, made.submission
+    trains = made.best.case.workload.trains
+    what, at_once = ("step", "a step") if trains else ("record", "a batch of records")
     limit = -(-made.job.seconds // 60) * 60  # Slurm counts whole minutes
     room = limit - (made.job.signal_seconds or 0)
-    load, record = duration.load, duration.pace.step_seconds
-    needs = f"the model takes about {show_seconds(load)} to load, a batch of records {show_seconds(record)}"
-    if load / LOAD_SPREAD**SURE + record / duration.pace.spread**SURE > room:
-        problem = f"{show_slurm_time(limit)} is over before the first record is done: {needs}"
+    load, first = duration.load, _first_seconds(made)
+    needs = f"the model takes about {show_seconds(load)} to load, {at_once} {show_seconds(first)}"
+    if load / LOAD_SPREAD**SURE + first / duration.pace.spread**SURE > room:
+        problem = f"{show_slurm_time(limit)} is over before the first {what} is done: {needs}"
         longer = f"--time {show_slurm_time(duration.asked)}, or leave it to the plan"
-        fewer = "fewer --max-new-tokens, or a --partition with a longer limit"
+        smaller = "a smaller --global-batch-size" if trains else "fewer --max-new-tokens"
+        fewer = f"{smaller}, or a --partition with a longer limit"
         raise UsageError(problem, where="--time", hint=longer if duration.asked > limit else fewer)
-    if load * LOAD_SPREAD + record * duration.pace.spread > room:
-        yield f"a job of {show_slurm_time(limit)} may end before its first record is done: {needs}"
+    if load * LOAD_SPREAD + first * duration.pace.spread > room:
+        yield f"a job of {show_slurm_time(limit)} may end before its first {what} is done: {needs}"
     jobs = expected_jobs(made)
     if jobs > 1:
         whose = "a shard" if submission.shards > 1 else "the work"
@@ -41,6 +44,14 @@ def of_time(made: Order) -> Iterator[str]:
     if submission.max_seconds is not None and submission.max_seconds < _whole(made):
         hours = submission.max_seconds / 3600
         yield f"--max-hours {hours:g} will stop it before its end: it takes about {show_seconds(_whole(made))}"
+
+
+def _first_seconds(made: Order) -> float:
+    """Of what is kept or lost as a whole. The plan counts steps of full rows: short texts make many small ones."""
+    duration = made.best.duration
+    if made.steps is None:
+        return duration.pace.step_seconds
+    return min(duration.pace.step_seconds, (duration.middle - duration.jobs * duration.load) / made.steps)
 
 
 def expected_jobs(made: Order) -> int:
@@ -70,6 +81,8 @@ def of_idle_gpus(made: Order) -> Iterator[str]:
     why = f"{place.partition_name} gives whole nodes of {place.node.gpus}"
     each = best.case.strategy.gpus // best.way.count_of_copies
     ways_out = [f"--copies {best.allocated_gpus // each} uses them" if best.allocated_gpus // each > 1 else ""]
+    if best.case.workload.trains:
+        ways_out = [f"--gpus {best.allocated_gpus} uses them"]
     if parts := _partitions_of_parts(best):
         ways_out.append(f"--partition {parts[0]} gives parts of a node")
     ways_out = [way for way in ways_out if way]

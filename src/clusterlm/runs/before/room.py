@@ -5,28 +5,37 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from clusterlm.cluster import Cluster
 from clusterlm.errors import RunError
+from clusterlm.planning.stored import checkpoint_bytes
 from clusterlm.runs.asked import Asked
 from clusterlm.runs.before.areas import advice, area_of
 from clusterlm.runs.before.mounts import file_system_of, nearest_folder
 from clusterlm.runs.before.quota import lustre_quota
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.order import Order
-from clusterlm.spec import GenerateSpec
 from clusterlm.units import show_bytes
 
 BYTES_OF_TOKEN = 5
 """Of text, with its share of JSON's escapes; English has about four characters in a token."""
 LEAST_LINE_BYTES = 150
 """Of a result in results.jsonl whose answer is empty, and which has a short id."""
+BYTES_OF_LEARNED_TOKEN = 5
+"""Its number in 4 bytes, and whether it is learned."""
+ANSWERED = "the longest answers would take"
+TRAINED = "the trained model and its checkpoints would take"
 FILES_OF_RUN = 14
 """run.toml, plan.json, job.sbatch, logs/ and their kin, and OUTPUT."""
 FILES_OF_ATTEMPT = 8
 """Its folder, its log, attempt.json, journal, environment, progress, results, outcome."""
 FILES_OF_RANK = 3
 """Progress, results and outcome of each further process."""
+FILES_OF_CHECKPOINT = 12
+"""Settings, tokenizer, trainer and what each file holds; the weights' own files come with their bytes."""
+FILES_OF_CHECKPOINT_RANK = 4
+"""Random numbers, and parts of the model and of the optimizer, of each process."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +53,12 @@ class Free:
     """In a sentence."""
 
 
-def of_room(made: Order, asked: Asked[GenerateSpec], run: RunFolder, cluster: Cluster) -> Iterator[str]:
-    """RunError where even the shortest answers find no room."""
-    least, most = _least(made, asked, run), _most(made, asked)
+def of_room(made: Order, asked: Asked[Any], run: RunFolder, cluster: Cluster) -> Iterator[str]:
+    """RunError where even the shortest answers, or a checkpoint beside the trained model, find no room."""
+    if made.best.case.workload.trains:
+        least, most, what = _of_training(made, run, 1), _of_training(made, run, _most_checkpoints(made)), TRAINED
+    else:
+        least, most, what = _least(made, asked, run), _most(made, asked), ANSWERED
     for free in _free(run):
         for needed, there, shown in (
             (least.bytes, free.room.bytes, show_bytes),
@@ -55,16 +67,16 @@ def of_room(made: Order, asked: Asked[GenerateSpec], run: RunFolder, cluster: Cl
             if needed is not None and there is not None and there < needed:
                 problem = f"{shown(there)} left {free.where}; this run needs {shown(needed)} at least"
                 raise RunError(problem, where=str(run.path), hint=f"delete what is old, or -o FILE {advice(cluster)}")
-        yield from _close(most, free.room, f"left {free.where}")
+        yield from _close(most, free.room, f"left {free.where}", what)
     area = area_of(run.path, cluster)
     if area is not None:
         quota = None if area.quota_gib is None else round(area.quota_gib * 2**30)
-        yield from _close(most, Room(quota, area.quota_files), f"in all is the usual quota on {area.path}")
+        yield from _close(most, Room(quota, area.quota_files), f"in all is the usual quota on {area.path}", what)
 
 
-def _close(most: Room, there: Room, of: str) -> Iterator[str]:
+def _close(most: Room, there: Room, of: str, what: str) -> Iterator[str]:
     if most.bytes is not None and there.bytes is not None and there.bytes < most.bytes:
-        yield f"{show_bytes(there.bytes)} {of}; the longest answers would take {show_bytes(most.bytes)}"
+        yield f"{show_bytes(there.bytes)} {of}; {what} {show_bytes(most.bytes)}"
     if most.files is not None and there.files is not None and there.files < most.files:
         yield f"{_show_files(there.files)} {of}; a run that is interrupted may write {_show_files(most.files)}"
 
@@ -73,17 +85,33 @@ def _show_files(count: float) -> str:
     return f"{count:,.0f} files"
 
 
-def _least(made: Order, asked: Asked[GenerateSpec], run: RunFolder) -> Room:
+def _least(made: Order, asked: Asked[Any], run: RunFolder) -> Room:
     """Of what is not there yet."""
     written = sum(file.stat().st_size for file in run.result_files())
     files = _files(made, attempts=1) - (FILES_OF_RUN if run.path.exists() else 0)
     return Room(max(0, asked.requests * LEAST_LINE_BYTES - written), files)
 
 
-def _most(made: Order, asked: Asked[GenerateSpec]) -> Room:
+def _most(made: Order, asked: Asked[Any]) -> Room:
     """Results and the output, with answers as long as they may be; each shard interrupted once."""
     tokens = (made.best.asked.sequence_length or 0) + asked.spec.max_new_tokens * asked.spec.n
     return Room(2 * asked.requests * (tokens * BYTES_OF_TOKEN + LEAST_LINE_BYTES), _files(made, attempts=2))
+
+
+def _most_checkpoints(made: Order) -> int:
+    """With the one that is written while the others are kept."""
+    return made.best.case.keep_checkpoints + 1
+
+
+def _of_training(made: Order, run: RunFolder, checkpoints: int) -> Room:
+    """So many checkpoints, the trained model and its texts as tokens, without what is there already."""
+    case = made.best.case
+    model, optimizer = checkpoint_bytes(case.shape, case.workload, case.strategy)
+    tokens = (made.best.asked.dataset_tokens or 0) * BYTES_OF_LEARNED_TOKEN
+    files = FILES_OF_CHECKPOINT + FILES_OF_CHECKPOINT_RANK * made.job.ranks
+    there = sum(file.stat().st_size for folder in (run.checkpoints, run.data) for file in folder.rglob("*"))
+    bytes_in_all = checkpoints * (model + optimizer) + model + tokens
+    return Room(max(0, bytes_in_all - there), _files(made, attempts=1) + checkpoints * files)
 
 
 def _files(made: Order, attempts: int) -> int:
