@@ -9,6 +9,7 @@ import sys
 from clusterlm.cli.models import find
 from clusterlm.cli.screen import Screen, say, stopping
 from clusterlm.cli.work import refuse_beside_jobs
+from clusterlm.errors import ClusterlmError
 from clusterlm.runs.folder import RunFolder, folder_for
 from clusterlm.runs.launch import prepare
 from clusterlm.runs.progress import Progress
@@ -19,14 +20,23 @@ from clusterlm.units import show_seconds
 def learn(spec: TrainSpec, *, restart: bool = False) -> int:
     """Prepare the run and train; the exit status."""
     refuse_beside_jobs(folder_for(spec))
-    run = prepare(spec, lambda: find(spec), restart=restart).run
+    prepared = prepare(spec, lambda: find(spec), restart=restart)
+    run = prepared.run
+    for note in prepared.notes:
+        say(note)
     finished = run.finished()
     if finished is not None:
         say(f"done already: {finished.done:,} steps")
         _report(spec, run, finished)
         return 0
-    if (spec.gpus or 1) > 1:
-        return _several(spec, run)
+    try:
+        return _several(spec, run) if (spec.gpus or 1) > 1 else _alone(spec, run)
+    except ClusterlmError:
+        run.remove_unless_begun()
+        raise
+
+
+def _alone(spec: TrainSpec, run: RunFolder) -> int:
     screen = Screen()
     with stopping() as stop:
         from clusterlm.worker.outcome import Interrupted
@@ -70,6 +80,8 @@ def _several(spec: TrainSpec, run: RunFolder) -> int:
     finished = run.finished()
     if status == 0 and finished is not None:
         _report(spec, run, finished)
+    else:
+        run.remove_unless_begun()
     return status
 
 

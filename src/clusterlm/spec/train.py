@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -82,17 +83,32 @@ class TrainSpec(TaskSpec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSpec:
-        if self.max_steps is not None and self.epochs != 1:
-            raise ValueError("epochs and max_steps both say how long: leave one of them out")
-        if self.eval is not None and self.eval_fraction:
-            raise ValueError("eval and eval_fraction both say what is held out: leave one of them out")
-        if self.method == "full":
-            known = type(self).model_fields
-            of_lora = [name for name in known if name.startswith("lora_") or name == "merge"]
-            given = [name for name in of_lora if getattr(self, name) != known[name].default]
-            if given:
-                raise ValueError(f"{', '.join(given)}: belongs to LoRA, and method is full")
+        if problems := list(self._contradictions()):
+            raise ValueError("; ".join(problems))
         return self
+
+    def _contradictions(self) -> Iterator[str]:
+        known = type(self).model_fields
+        if self.max_steps is not None and self.epochs != 1:
+            yield "epochs and max_steps both say how long: leave one of them out"
+        if self.eval is not None and self.eval_fraction:
+            yield "eval and eval_fraction both say what is held out: leave one of them out"
+        if self.eval_steps is not None and self.eval is None and not self.eval_fraction:
+            yield "eval_steps: nothing is held out; give eval or eval_fraction"
+        of_adapters = [name for name in known if name.startswith("lora_") or name == "merge"]
+        given = [name for name in of_adapters if getattr(self, name) != known[name].default]
+        if self.method == "full" and given:
+            yield f"{', '.join(given)}: belongs to LoRA, and method is full"
+        if self.method == "full" and self.dtype == "float16":
+            yield (
+                "dtype = 'float16': weights of float16 cannot be trained, for small changes are lost;"
+                " auto keeps them in float32 and computes in 16 bits"
+            )
+        if self.gpus is not None and self.gpus > self.global_batch_size:
+            yield (
+                f"global_batch_size = {self.global_batch_size}: {self.gpus} processes share these sequences,"
+                f" and some would be idle; at least {self.gpus}, or fewer gpus"
+            )
 
     @property
     def rate(self) -> float:

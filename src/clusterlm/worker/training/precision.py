@@ -27,9 +27,6 @@ def precision_of(spec: TrainSpec) -> Precision:
     if spec.dtype == "bfloat16" and half is torch.float16:
         hint = "--dtype auto computes in float16 there, with float32 weights"
         raise UsageError(f"{torch.cuda.get_device_name()} has no bfloat16", where="--dtype bfloat16", hint=hint)
-    if spec.dtype == "float16" and spec.method == "full":
-        hint = "--dtype auto keeps them in float32 and computes in 16 bits"
-        raise UsageError("weights of float16 cannot be trained: small changes are lost", where="--dtype", hint=hint)
     if spec.dtype == "float32":
         return Precision(torch.float32, None)
     if spec.dtype == "auto" and half is None:
