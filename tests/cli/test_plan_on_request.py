@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clusterlm.cli.main import main
-from clusterlm.cluster import shipped_clusters
+from clusterlm.cluster import find_cluster, shipped_clusters
+from clusterlm.model.find import find_model
+from clusterlm.runs.asked import Asked
+from clusterlm.runs.folder import RunFolder
+from clusterlm.runs.order import order
 from clusterlm.units import slurm_seconds
 from tests.cli.running import clusterlm
 from tests.cli.test_plan_on import LORA_70B, part, planned, text
@@ -69,7 +74,9 @@ def test_where_no_job_can_be_submitted_none_is_asked_for() -> None:
         assert "#SBATCH" not in text("gpt2", "--on", cluster)
 
 
-@pytest.mark.parametrize("command", [LORA_70B, ["gpt2", "--task", "embed"], ["gpt2", "--engine", "vllm"]])
+@pytest.mark.parametrize(
+    "command", [[*LORA_70B, "--no-autocast"], ["gpt2", "--task", "embed"], ["gpt2", "--engine", "vllm"]]
+)
 def test_no_command_is_shown_that_does_not_exist(command: list[str]) -> None:
     said = text(*command, "--on", "snellius")
     shown = [line for line in said.splitlines() if line.startswith("clusterlm ")]
@@ -128,6 +135,57 @@ def test_the_command_keeps_what_was_asked_of_the_plan() -> None:
     command = command_of("gpt2", "--on", "lumi", *sizes, "--batch", 8)
     assert command[command.index("--max-batch-tokens") + 1] == str(8 * 256)
     assert "--max-batch-tokens" not in command_of("gpt2", "--on", "lumi", *sizes)
+
+
+TRAININGS = [
+    ["gpt2", "--method", "full", "--on", "snellius"],
+    ["gpt2", "--method", "full", "--on", "lumi", "--gpus", "8", "--epochs", "3", "--optimizer", "adafactor"],
+    ["meta-llama/Llama-3.1-8B", "--method", "full", "--on", "roihu", "--dtype", "bfloat16", "--batch", "48"],
+    ["meta-llama/Llama-3.1-8B", "--method", "lora", "--on", "karolina", "--lora-targets", "q_proj,v_proj"],
+    ["meta-llama/Llama-3.1-70B", "--method", "qlora", "--on", "vsc5", "--lora-rank", "8"],
+    ["meta-llama/Llama-3.1-70B", "--method", "full", "--on", "leonardo", "--sequence-length", "1024"],
+]
+
+
+@pytest.mark.parametrize("wishes", TRAININGS, ids=" ".join)
+def test_the_command_of_a_training_is_taken_and_its_job_is_that_of_the_plan(
+    wishes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = planned(*wishes)["best"]
+    words = shlex.split(best["command"])
+    assert words[:5] == ["clusterlm", "train", wishes[0], "DATA", "-o"]
+    (tmp_path / "texts.txt").write_text("what is learned\n")
+    arguments = [str(tmp_path / "texts.txt") if word == "DATA" else word for word in words[1:]]
+    taken: list[Any] = []
+    monkeypatch.setattr("clusterlm.cli.submit.submit_run", lambda *given, **others: taken.extend((*given, others)))
+    done = clusterlm(*arguments)
+    assert done.exit_code == 0, done.output
+    spec, placing, terms, others = taken
+    shape, cluster = find_model(wishes[0]), find_cluster(others["on"])
+    asked = Asked(
+        spec=spec,
+        input_path=Path(spec.input),
+        model_name=wishes[0],
+        model_path=tmp_path,
+        model_fingerprint="",
+        requests=1,
+        input_digest="",
+    )
+    made = order(asked, RunFolder(tmp_path / "OUTPUT.run"), cluster, shape, placing, terms)
+    chosen = made.best
+    assert (chosen.place.partition_name, chosen.case.strategy.gpus) == (best["partition"], best["gpus"])
+    assert (chosen.wishes.strategy, chosen.case.strategy.offload) == (best["strategy"], best["offload"])
+    assert (chosen.case.workload.batch, chosen.case.accumulation_steps) == (best["batch"], best["accumulation_steps"])
+    assert chosen.case.workload.checkpointing == best["gradient_checkpointing"]
+    assert chosen.needed == best["needed"], "all that decides the memory is the same"
+
+
+def test_what_train_has_no_flag_for_is_no_command() -> None:
+    for flags in (["--strategy", "tensor", "--gpus", "4"], ["--autocast"], ["--dtype", "float16"]):
+        assert (
+            planned("meta-llama/Llama-3.1-8B", "--method", "full", "--on", "snellius", *flags)["best"]["command"]
+            is None
+        ), flags
 
 
 def test_a_model_on_one_gpu_is_kept_from_the_idle_ones_of_its_node() -> None:

@@ -12,8 +12,8 @@ from clusterlm.planning.planner import EQUAL, Plan, pinned, priced
 from clusterlm.planning.room import available_bytes
 from clusterlm.planning.verdict import Verdict
 from clusterlm.planning.wishes import PREFERENCES
+from clusterlm.report.choice_flags import as_flag
 from clusterlm.report.choice_rejected import what_cannot_be
-from clusterlm.report.choice_request import as_flag
 from clusterlm.report.choice_table import table_of_ways
 from clusterlm.report.choice_words import (
     about,

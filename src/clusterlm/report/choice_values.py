@@ -13,8 +13,10 @@ from clusterlm.planning.remedies import Remedy
 from clusterlm.planning.room import available_bytes
 from clusterlm.planning.verdict import Verdict
 from clusterlm.report.choice import choice_headline
+from clusterlm.report.choice_command import run_command
+from clusterlm.report.choice_flags import pinning_flags
 from clusterlm.report.choice_notes import notes
-from clusterlm.report.choice_request import pinning_flags, request_lines, run_command
+from clusterlm.report.choice_request import request_lines
 from clusterlm.report.plan_values import plan_values
 
 SCHEMA = 2
