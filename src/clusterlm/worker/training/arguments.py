@@ -33,7 +33,8 @@ def arguments_of(
 ) -> SFTConfig:
     """`folder`: of the checkpoints; `spread`: what the strategy adds."""
     count = shares.steps.count
-    further: dict[str, Any] = {CHECKPOINTING: bool(spec.gradient_checkpointing), **spread}
+    is_checkpointed = bool(spec.gradient_checkpointing) and "fsdp" not in spread  # FSDP has its own, see strategies
+    further: dict[str, Any] = {CHECKPOINTING: is_checkpointed, **spread}
     return SFTConfig(
         output_dir=str(folder),
         max_steps=count,
@@ -51,8 +52,6 @@ def arguments_of(
         seed=spec.seed,
         bf16=precision.autocast is torch.bfloat16,
         fp16=precision.autocast is torch.float16,
-        # Of several processes without a GPU accelerate must believe that each has one: see strategies.
-        use_cpu=shares.processes == 1 and not torch.accelerator.is_available(),
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
         # Our loader deals the batches out, and begins at the step that is next.

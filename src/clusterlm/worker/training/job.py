@@ -8,11 +8,12 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
 from peft import LoraConfig
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from clusterlm.runs.progress import Progress
 from clusterlm.worker.environment import describe_model, describe_process
@@ -30,10 +31,11 @@ from clusterlm.worker.training.overseer import Limits, Overseer
 from clusterlm.worker.training.packing import decide_packing
 from clusterlm.worker.training.precision import Precision, precision_of
 from clusterlm.worker.training.rows import Collator
+from clusterlm.worker.training.start import gathered, peak_host_bytes
 from clusterlm.worker.training.steps import Steps
-from clusterlm.worker.training.strategies import spread_of, strategy_of
+from clusterlm.worker.training.strategies import Name, check_cut, prepare_to_cut, spread_of, strategy_of
 from clusterlm.worker.training.tokens import Tokens
-from clusterlm.worker.training.trainer import Trainer
+from clusterlm.worker.training.trainer import Trainer, perplexity
 from clusterlm.worker.training.work import HELD_OUT, METRICS, Say, ShouldStop, Work
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "trl", "datasets", "deepspeed", "numpy")
@@ -51,7 +53,7 @@ def run_training(
     `on_work` is called when the model is loaded: from then on there is something to lose. `say`: lines about the data.
     """
     work = Work(
-        place, place.run.read_asked(), should_stop, on_progress, say if place.ranks.rank == 0 else lambda _: None
+        place, place.asked(), should_stop, on_progress, say if place.ranks.rank == 0 else lambda _: None
     )
     # What the libraries warn of is for their developers: names that they will change.
     with place.locked() if work.is_first else contextlib.nullcontext(), warnings.catch_warnings(action="ignore"):
@@ -101,23 +103,26 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) ->
     checkpoint = _newest(work)
     first_step = checkpoint.step if checkpoint else 0
     strategy = strategy_of(spec, work.place.ranks.ranks)
-    spread = spread_of(strategy, spec, ready.precision)
-    model = load_for_training(asked.model_path, spec, ready.precision)
-    is_packed, note = decide_packing(asked.model_path, spec, attention_of(model))
+    attention = attention_of(asked.model_path, spec)
+    is_packed, note = decide_packing(asked.model_path, spec, attention)
     if note:
         work.say(f"note: {note}")
     collator = Collator(pad_token(ready.tokenizer), is_packed=is_packed)
     lesson, held_out = lessons(work, ready.learned, ready.held_out, ready.row_tokens, rows, collator)
     steps = lesson.shares.steps
     overseer = _overseer(work, steps, first_step)
+    prepare_to_cut(strategy, spec)
+    spread = spread_of(strategy, spec, ready.precision)
+    # Before the model: a strategy that cuts the weights lets each process load no more than its part.
+    arguments = arguments_of(spec, lesson.shares, ready.precision, work.place.run.checkpoints, spread)
     trainer = Trainer(
-        model=model,
-        args=arguments_of(spec, lesson.shares, ready.precision, work.place.run.checkpoints, spread),
+        model=load_for_training(asked.model_path, spec, ready.precision),
+        args=arguments,
         processing_class=ready.tokenizer,
         peft_config=ready.adapter,
-        callbacks=[overseer],
         learned=lesson,
         held_out=held_out,
+        tell=partial(_tell_held_out, work),
         folder=work.place.run.checkpoints,
         keep=spec.keep_checkpoints,
         first_step=first_step,
@@ -126,11 +131,11 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) ->
     on_work()
     if reason := work.should_stop():
         raise Interrupted(reason)
-    _describe(work, trainer, first_step, overseer)
+    trainer.add_callback(_Beginning(lambda: _begin(work, trainer, strategy, overseer, first_step, attention)))
+    trainer.add_callback(overseer)
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     if overseer.stopped_by is not None and overseer.step < steps.count:
         raise Interrupted(overseer.stopped_by)
-    _measure(work, trainer, overseer.step)
     write_model(work, trainer, ready.tokenizer, ready.learned)
     progress = replace(overseer.progress(), done=steps.count)
     if work.is_first:
@@ -157,21 +162,37 @@ def _newest(work: Work) -> Checkpoint | None:
 
 
 def _overseer(work: Work, steps: Steps, first_step: int) -> Overseer:
-    limits = Limits(work.place.ends, work.spec.checkpoint_steps, 60 * work.spec.checkpoint_minutes)
+    spec = work.spec
+    limits = Limits(work.place.ends, spec.checkpoint_steps, 60 * spec.checkpoint_minutes, spec.eval_steps)
     return Overseer(steps, limits, work.should_stop, work.on_progress, first_step)
 
 
-def _describe(work: Work, trainer: Trainer, first_step: int, overseer: Overseer) -> None:
+class _Beginning(TrainerCallback):
+    """When the model is cut and placed, and the first step is next."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self._begin()
+
+
+def _begin(work: Work, trainer: Trainer, strategy: Name, overseer: Overseer, first_step: int, attention: str) -> None:
     """Writes down with what it works, and how well the model does before it learns."""
+    processes = trainer.learned.shares.processes
+    check_cut(strategy, trainer.model_wrapped, processes)
+    peaks = gathered(peak_host_bytes())
     if work.is_first:
         shares = trainer.learned.shares
         spread = {
-            "processes": shares.processes,
+            "strategy": strategy,
+            "processes": processes,
             "micro_batch": shares.rows,
             "micro_batches": shares.micro_batches,
             "sequence_length": shares.row_tokens,
             "packed": shares.is_packed,
-            "attention": attention_of(trainer.model),
+            "attention": attention,
+            "peak_host_bytes_of_loading": peaks,
         }
         device = trainer.args.device
         file = work.place.begin(
@@ -179,15 +200,12 @@ def _describe(work: Work, trainer: Trainer, first_step: int, overseer: Overseer)
         )
         overseer.write_to(file.with_name(METRICS), file)
     if first_step == 0:
-        _measure(work, trainer, 0)
+        trainer.evaluate()
 
 
-def _measure(work: Work, trainer: Trainer, step: int) -> None:
-    """The loss on what is held out, written down."""
-    loss = trainer.held_out_loss()
-    if loss is None:
-        return
-    work.say(f"held-out loss {'before' if step == 0 else f'behind step {step:,}'}: {loss:.4f} nats per token")
+def _tell_held_out(work: Work, step: int, loss: float) -> None:
+    when = "before" if step == 0 else f"behind step {step:,}"
+    work.say(f"held-out loss {when}: {loss:.4f} nats per token (perplexity {perplexity(loss):,.2f})")
     if work.is_first:
         with open(work.place.run.path / HELD_OUT, "a") as file:
             file.write(json.dumps({"step": step, "loss": loss}) + "\n")

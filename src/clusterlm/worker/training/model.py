@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +71,31 @@ def _is_conv1d(module: nn.Module) -> bool:
 
 def load_for_training(path: Path, spec: TrainSpec, precision: Precision) -> Any:
     """The weights in memory, on the CPU; the trainer moves or shards them. ModelError where they cannot be loaded."""
-    arguments: dict[str, Any] = {"dtype": precision.weights or "auto", "use_cache": False}
-    if spec.attention != "auto":
-        arguments["attn_implementation"] = "flash_attention_2" if spec.attention == "flash" else spec.attention
+    arguments: dict[str, Any] = {"dtype": precision.weights or "auto", "use_cache": False, **_attention(spec)}
     if spec.method == "qlora":
         arguments["quantization_config"] = _four_bits(precision)
+    with _told_as_model_error(path):
+        return AutoModelForCausalLM.from_pretrained(path, **arguments)
+
+
+def attention_of(path: Path, spec: TrainSpec) -> str:
+    """The kernel that will compute attention: sdpa, eager, flash_attention_2. ModelError where it cannot."""
+    with _told_as_model_error(path), torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(read_config(path), **_attention(spec))
+    return str(skeleton.config._attn_implementation)
+
+
+def _attention(spec: TrainSpec) -> dict[str, Any]:
+    if spec.attention == "auto":
+        return {}
+    return {"attn_implementation": "flash_attention_2" if spec.attention == "flash" else spec.attention}
+
+
+@contextlib.contextmanager
+def _told_as_model_error(path: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):
-            return AutoModelForCausalLM.from_pretrained(path, **arguments)
+            yield
     except (ValueError, OSError, KeyError, RuntimeError, ImportError) as problem:
         first = str(problem).strip().split("\n")[0]
         raise ModelError(f"cannot be loaded: {first}", where=str(path)) from None
@@ -92,8 +111,3 @@ def _four_bits(precision: Precision) -> BitsAndBytesConfig:
         bnb_4bit_compute_dtype=compute,
         bnb_4bit_quant_storage=torch.bfloat16 if compute is not torch.float32 else torch.uint8,
     )
-
-
-def attention_of(model: Any) -> str:
-    """The kernel that it computes attention with: sdpa, eager, flash_attention_2."""
-    return str(model.config._attn_implementation)

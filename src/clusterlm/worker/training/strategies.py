@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate.state import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, enable_fsdp_ram_efficient_loading
 from torch.distributed.tensor import DTensor
 
 from clusterlm.errors import RunError, UsageError
@@ -44,36 +44,39 @@ def strategy_of(spec: TrainSpec, processes: int) -> Name:
 def spread_of(name: Name, spec: TrainSpec, precision: Precision) -> dict[str, Any]:
     """What the strategy adds to the trainer's arguments."""
     if name == "fsdp":
-        return {"fsdp": True, "fsdp_config": fsdp_config(spec)}
+        return {"use_cpu": False, "fsdp": True, "fsdp_config": fsdp_config(spec)}
     if name in STAGES:
-        return {"deepspeed": deepspeed_config(STAGES[name], spec, precision)}
-    return {}
+        return {"use_cpu": False, "deepspeed": deepspeed_config(STAGES[name], spec, precision)}
+    return {"use_cpu": not torch.accelerator.is_available()}
 
 
 def fsdp_config(spec: TrainSpec) -> dict[str, Any]:
     """Version 2: each layer cut by itself. The first process reads the weights, and sends them."""
     return {
-        "fsdp_version": 2,
+        "version": 2,
         "reshard_after_forward": True,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "cpu_ram_efficient_loading": spec.method != "qlora",
+        "cpu_ram_efficient_loading": reads_once("fsdp", spec),
         "state_dict_type": "SHARDED_STATE_DICT",
-        "offload_params": spec.offload == "cpu",
+        "cpu_offload": spec.offload == "cpu",
+        "activation_checkpointing": bool(spec.gradient_checkpointing),
     }
 
 
 def deepspeed_config(stage: int, spec: TrainSpec, precision: Precision) -> dict[str, Any]:
-    """ "auto": what the trainer fills in from its own arguments."""
+    """ "auto": what the trainer fills in from its own arguments. The optimizer is the trainer's own, too: DeepSpeed's
+    must be compiled on the spot, which wants a compiler on the compute node.
+    """
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
+    place = {"device": "cpu", "pin_memory": torch.accelerator.is_available()}
     if spec.offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.accelerator.is_available()}
+        zero["offload_optimizer"] = place
     if spec.offload == "cpu" and stage == 3:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.accelerator.is_available()}
+        zero["offload_param"] = place
     if stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     return {
         "zero_optimization": zero,
-        "optimizer": _optimizer(spec),
         "bf16": {"enabled": torch.bfloat16 in (precision.autocast, precision.weights)},
         "fp16": {"enabled": precision.autocast is torch.float16},
         "gradient_clipping": "auto",
@@ -81,16 +84,29 @@ def deepspeed_config(stage: int, spec: TrainSpec, precision: Precision) -> dict[
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
     }
 
 
-def _optimizer(spec: TrainSpec) -> dict[str, Any]:
-    """torch's own AdamW: DeepSpeed's must be compiled on the spot, which wants a compiler on the compute node."""
-    parameters = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
-    return {"type": "AdamW", "params": {**parameters, "torch_adam": True, "adam_w_mode": True}}
-
-
 # --------------------------------------------------------------------------------------------- what it needs to be true
+
+
+def reads_once(name: Name, spec: TrainSpec) -> bool:
+    """Whether one process of a node alone reads the weights. 4-bit weights lose their scales on such a way."""
+    return name == "fsdp" and spec.method != "qlora"
+
+
+def prepare_to_cut(name: Name, spec: TrainSpec) -> None:
+    """Before the trainer's arguments are made, and the model is loaded: both look for what is set here."""
+    if name == "fsdp" or name in STAGES:
+        rehearse_without_accelerator()
+    if reads_once(name, spec):
+        enable_fsdp_ram_efficient_loading()
+    if name in STAGES and not torch.accelerator.is_available():
+        import deepspeed.ops
+
+        # Its own exchange between processes on CPUs must be compiled, by a compiler that is there; gloo does it too.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def rehearse_without_accelerator() -> None:
@@ -99,10 +115,9 @@ def rehearse_without_accelerator() -> None:
     For its type MULTI_CPU it ignores FSDP without a word, and it drops DeepSpeed with cpu=True: every process would
     believe that it is alone. With the type of GPUs, and gloo between the processes, both really cut.
     """
-    if torch.accelerator.is_available() or "LOCAL_RANK" not in os.environ:
+    if torch.accelerator.is_available():
         return
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
-    os.environ["DS_ACCELERATOR"] = "cpu"
 
     def on_gloo(self: Any, *arguments: Any, **settings: Any) -> tuple[str, DistributedType]:
         return "gloo", DistributedType.MULTI_GPU
