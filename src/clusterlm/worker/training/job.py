@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 from peft import LoraConfig
@@ -19,23 +19,26 @@ from clusterlm.runs.progress import Progress
 from clusterlm.worker.environment import describe_model, describe_process
 from clusterlm.worker.loading import load_tokenizer, quiet, read_config
 from clusterlm.worker.memory import is_out_of_memory
-from clusterlm.worker.outcome import Interrupted
+from clusterlm.worker.outcome import Interrupted, failed
 from clusterlm.worker.place import Place
 from clusterlm.worker.training import checkpoints
 from clusterlm.worker.training.arguments import arguments_of
 from clusterlm.worker.training.checkpoints import Checkpoint
 from clusterlm.worker.training.finish import write_model
 from clusterlm.worker.training.lessons import MICRO_BATCH, encode, lessons, pad_token
+from clusterlm.worker.training.lines import append_line, read_lines
 from clusterlm.worker.training.model import adapter_config, attention_of, load_for_training, row_tokens
 from clusterlm.worker.training.overseer import Limits, Overseer
 from clusterlm.worker.training.packing import decide_packing
 from clusterlm.worker.training.precision import Precision, precision_of
+from clusterlm.worker.training.room import room_of
 from clusterlm.worker.training.rows import Collator
+from clusterlm.worker.training.saving import SAVED, Saver
 from clusterlm.worker.training.start import gathered, peak_host_bytes
-from clusterlm.worker.training.steps import Steps
 from clusterlm.worker.training.strategies import Name, check_cut, prepare_to_cut, spread_of, strategy_of
 from clusterlm.worker.training.tokens import Tokens
 from clusterlm.worker.training.trainer import Trainer, perplexity
+from clusterlm.worker.training.watchdog import Watchdog
 from clusterlm.worker.training.work import HELD_OUT, METRICS, Say, ShouldStop, Work
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "trl", "datasets", "deepspeed", "numpy")
@@ -50,11 +53,9 @@ def run_training(
 ) -> Progress:
     """Work until the model is trained and written. Interrupted when asked to stop before, with a checkpoint saved.
 
-    `on_work` is called when the model is loaded: from then on there is something to lose. `say`: lines about the data.
+    `on_work` is called before the first step: from then on there is something to lose. `say`: lines about the data.
     """
-    work = Work(
-        place, place.asked(), should_stop, on_progress, say if place.ranks.rank == 0 else lambda _: None
-    )
+    work = Work(place, place.asked(), should_stop, on_progress, say if place.ranks.rank == 0 else lambda _: None)
     # What the libraries warn of is for their developers: names that they will change.
     with place.locked() if work.is_first else contextlib.nullcontext(), warnings.catch_warnings(action="ignore"):
         return _run(work, on_work)
@@ -110,7 +111,9 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) ->
     collator = Collator(pad_token(ready.tokenizer), is_packed=is_packed)
     lesson, held_out = lessons(work, ready.learned, ready.held_out, ready.row_tokens, rows, collator)
     steps = lesson.shares.steps
-    overseer = _overseer(work, steps, first_step)
+    saver = Saver(work.place.run.checkpoints, spec.keep_checkpoints, checkpoint, is_first=work.is_first)
+    watchdog = Watchdog(lambda problem: _give_up(work, overseer.progress(), problem))
+    overseer = Overseer(steps, _limits(work), work.should_stop, work.on_progress, first_step, saver, watchdog)
     prepare_to_cut(strategy, spec)
     spread = spread_of(strategy, spec, ready.precision)
     # Before the model: a strategy that cuts the weights lets each process load no more than its part.
@@ -123,18 +126,24 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) ->
         learned=lesson,
         held_out=held_out,
         tell=partial(_tell_held_out, work),
-        folder=work.place.run.checkpoints,
-        keep=spec.keep_checkpoints,
+        saver=saver,
         first_step=first_step,
     )
     trainer.pop_callback(PrinterCallback)
-    on_work()
-    if reason := work.should_stop():
-        raise Interrupted(reason)
-    trainer.add_callback(_Beginning(lambda: _begin(work, trainer, strategy, overseer, first_step, attention)))
+    needed = room_of(spec, trainer.model)
+    saver.estimate(needed.checkpoint_bytes)
+    saver.check_room(needed.checkpoint_bytes, needed.result_bytes)
+
+    def begin() -> None:
+        _begin(work, trainer, strategy, overseer, saver, first_step, attention)
+        on_work()
+
+    trainer.add_callback(_Beginning(begin))
     trainer.add_callback(overseer)
-    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-    if overseer.stopped_by is not None and overseer.step < steps.count:
+    with watchdog:
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        saver.settle()
+    if overseer.stopped_by is not None:
         raise Interrupted(overseer.stopped_by)
     write_model(work, trainer, ready.tokenizer, ready.learned)
     progress = replace(overseer.progress(), done=steps.count)
@@ -161,10 +170,18 @@ def _newest(work: Work) -> Checkpoint | None:
     return found[0] if found[0] is None or isinstance(found[0], Checkpoint) else None
 
 
-def _overseer(work: Work, steps: Steps, first_step: int) -> Overseer:
+def _limits(work: Work) -> Limits:
     spec = work.spec
-    limits = Limits(work.place.ends, spec.checkpoint_steps, 60 * spec.checkpoint_minutes, spec.eval_steps)
-    return Overseer(steps, limits, work.should_stop, work.on_progress, first_step)
+    return Limits(work.place.ends, spec.checkpoint_steps, 60 * spec.checkpoint_minutes, spec.eval_steps)
+
+
+def _give_up(work: Work, progress: Progress, problem: str) -> NoReturn:
+    """From the watchdog's thread, for the main one cannot."""
+    hung = failed(TimeoutError(problem), progress)
+    if work.place.attempt is not None:
+        hung.write(work.place.attempt, work.place.ranks.rank)
+    os.write(2, f"error: {problem}; the same command continues behind the last checkpoint\n".encode())
+    os._exit(hung.exit_status)
 
 
 class _Beginning(TrainerCallback):
@@ -177,7 +194,15 @@ class _Beginning(TrainerCallback):
         self._begin()
 
 
-def _begin(work: Work, trainer: Trainer, strategy: Name, overseer: Overseer, first_step: int, attention: str) -> None:
+def _begin(
+    work: Work,
+    trainer: Trainer,
+    strategy: Name,
+    overseer: Overseer,
+    saver: Saver,
+    first_step: int,
+    attention: str,
+) -> None:
     """Writes down with what it works, and how well the model does before it learns."""
     processes = trainer.learned.shares.processes
     check_cut(strategy, trainer.model_wrapped, processes)
@@ -199,6 +224,7 @@ def _begin(work: Work, trainer: Trainer, strategy: Name, overseer: Overseer, fir
             {**describe_process(device, PACKAGES), "model": describe_model(work.asked), "training": spread}
         )
         overseer.write_to(file.with_name(METRICS), file)
+        saver.write_to(file.with_name(SAVED))
     if first_step == 0:
         trainer.evaluate()
 
@@ -206,6 +232,6 @@ def _begin(work: Work, trainer: Trainer, strategy: Name, overseer: Overseer, fir
 def _tell_held_out(work: Work, step: int, loss: float) -> None:
     when = "before" if step == 0 else f"behind step {step:,}"
     work.say(f"held-out loss {when}: {loss:.4f} nats per token (perplexity {perplexity(loss):,.2f})")
-    if work.is_first:
-        with open(work.place.run.path / HELD_OUT, "a") as file:
-            file.write(json.dumps({"step": step, "loss": loss}) + "\n")
+    file = work.place.run.path / HELD_OUT
+    if work.is_first and all(one["step"] != step for one in read_lines(file)):  # an attempt before may have told it
+        append_line(file, {"step": step, "loss": loss})

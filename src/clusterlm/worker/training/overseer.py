@@ -5,7 +5,6 @@ All processes decide the same, for they exchange what each knows before they dec
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -20,11 +19,13 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 
 from clusterlm.errors import RunError
-from clusterlm.records.files import disk_problem
 from clusterlm.runs.attempt import write_json
 from clusterlm.runs.progress import Progress
 from clusterlm.worker.outcome import TIME_LIMIT
+from clusterlm.worker.training.lines import append_line
+from clusterlm.worker.training.saving import Saver
 from clusterlm.worker.training.steps import Steps
+from clusterlm.worker.training.watchdog import TIMES_LONGEST, Watchdog
 
 MARGIN = 2
 """Times that the longest step and the longest checkpoint are expected again, before a time limit."""
@@ -37,11 +38,12 @@ DIVERGED_NATS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to save, and when to end. Seconds are Unix time where they are a moment."""
+    """When to save, to look at what is held out, and to end. Seconds are Unix time where they are a moment."""
 
     ends: float | None
     checkpoint_steps: int | None
     checkpoint_seconds: float
+    eval_steps: int | None = None
 
 
 class Overseer(TrainerCallback):
@@ -52,6 +54,8 @@ class Overseer(TrainerCallback):
         signalled: Callable[[], str | None],
         on_progress: Callable[[Progress], None],
         first_step: int,
+        saver: Saver,
+        watchdog: Watchdog,
     ) -> None:
         self._steps = steps
         self._limits = limits
@@ -61,11 +65,13 @@ class Overseer(TrainerCallback):
         self._progress_file: Path | None = None
         self._filed = 0.0
         self._first_step = first_step
+        self._saver = saver
+        self._watchdog = watchdog
         self._tokens = 0
         self._began = self._step_began = self._saved = time.monotonic()
         self._ended: float | None = None
         self._longest_step = 0.0
-        self._longest_save = 0.0
+        self._longest_look = 0.0
         self._early: list[float] = []
         self._late: deque[float] = deque(maxlen=STEPS_OF_TREND)
         self.step = first_step
@@ -81,21 +87,31 @@ class Overseer(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self._began = self._step_began = self._saved = time.monotonic()
+        self._watchdog.moved()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self._watchdog.moved()
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self._watchdog.moved()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         now = time.monotonic()
         self._longest_step = max(self._longest_step, now - self._step_began)
+        self._saver.look()
         must_stop, is_time_to_save = self._agree(state.global_step, now)
-        if state.global_step >= self._steps.count:
-            return
-        if must_stop:
-            control.should_training_stop = control.should_save = True
-        elif is_time_to_save:
-            control.should_save = True
+        is_last = state.global_step >= self._steps.count
+        if is_last or self._is_time_to_look(state.global_step):
+            control.should_evaluate = True
+        # After the last one too: to gather and write the result takes long, and may be interrupted.
+        control.should_save = must_stop or is_time_to_save or is_last
+        control.should_training_stop = must_stop or is_last
+        self._watchdog.moved(TIMES_LONGEST * self._saver.longest_seconds if control.should_save else 0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
         if not logs or "loss" not in logs:
             return
+        state.log_history.clear()  # it stands in our own file; each checkpoint would hold all of it
         self.step = state.global_step
         now = time.monotonic()
         tokens = int(sum(self._steps.lengths[number] for number in self._steps.sequences(self.step - 1)))
@@ -114,10 +130,13 @@ class Overseer(TrainerCallback):
         if self._progress_file is not None:
             write_json(self._progress_file, asdict(self.progress()))
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **others: Any) -> None:
+        self._longest_look = max(self._longest_look, metrics["eval_runtime"])
+        self._step_began = time.monotonic()
+
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        now = time.monotonic()
-        self._longest_save = max(self._longest_save, now - self._step_began)
-        self._saved = self._step_began = now
+        self._saved = self._step_began = time.monotonic()
+        self._watchdog.moved()
 
     # ----------------------------------------------------------------------------------------------------- its account
 
@@ -147,11 +166,7 @@ class Overseer(TrainerCallback):
             "seconds": round(seconds, 4),
             "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
         }
-        try:
-            with open(self._metrics, "a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as problem:
-            raise RunError(disk_problem(problem), where=str(self._metrics)) from None
+        append_line(self._metrics, line)
 
     # ------------------------------------------------------------------------------------------------------- decisions
 
@@ -170,24 +185,30 @@ class Overseer(TrainerCallback):
     def _is_time_to_stop(self) -> bool:
         if self._limits.ends is None:
             return False
-        needed = MARGIN * (self._longest_step + self._longest_save) + MARGIN_SECONDS
+        longest = self._longest_step + self._longest_look + self._saver.longest_seconds
+        needed = MARGIN * longest + MARGIN_SECONDS
         return time.time() + needed >= self._limits.ends
 
+    def _is_time_to_look(self, step: int) -> bool:
+        return self._limits.eval_steps is not None and step % self._limits.eval_steps == 0
+
     def _is_time_to_save(self, step: int, now: float) -> bool:
-        if self._limits.checkpoint_steps is not None:
-            return step % self._limits.checkpoint_steps == 0
+        if self._limits.checkpoint_steps is not None and step % self._limits.checkpoint_steps == 0:
+            return True
         return now - self._saved >= self._limits.checkpoint_seconds
 
     def _refuse_to_diverge(self, loss: float, gradient_norm: float) -> None:
-        hint = "the last checkpoint is from before; lower --learning-rate, or look at the texts of this step"
         if not math.isfinite(loss) or not math.isfinite(gradient_norm):
             what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {gradient_norm}"
-            raise RunError(f"step {self.step}: {what}", hint=hint)
+            raise self._spoilt(what)
         if len(self._early) < STEPS_OF_TREND:
             self._early.append(loss)
             return
         self._late.append(loss)
         early, late = sum(self._early) / len(self._early), sum(self._late) / len(self._late)
         if len(self._late) == STEPS_OF_TREND and late > early + DIVERGED_NATS:
-            problem = f"step {self.step}: the loss grows: {early:.3g} in the beginning, {late:.3g} now"
-            raise RunError(problem, hint=hint)
+            raise self._spoilt(f"the loss grows: {early:.3g} nats in the beginning, {late:.3g} now")
+
+    def _spoilt(self, what: str) -> RunError:
+        hint = f"lower --learning-rate (with --restart), or look at the texts; {self._saver.what_is_safe()}"
+        return RunError(f"step {self.step:,}: {what}", hint=hint)

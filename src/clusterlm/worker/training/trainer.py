@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import transformers
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.sft_trainer import SFTTrainer
 
-from clusterlm.worker.training import checkpoints
-from clusterlm.worker.training.checkpoints import UNFINISHED, Checkpoint
 from clusterlm.worker.training.rows import Collator, Rows
+from clusterlm.worker.training.saving import Saver
 from clusterlm.worker.training.steps import Shares, StepBatches
 from clusterlm.worker.training.tokens import Tokens
 
@@ -33,14 +32,24 @@ class Lesson:
 
 class Trainer(SFTTrainer):
     def __init__(
-        self, *, learned: Lesson, held_out: Lesson | None, folder: Path, keep: int, first_step: int, **arguments: Any
+        self,
+        *,
+        learned: Lesson,
+        held_out: Lesson | None,
+        tell: Callable[[int, float], None],
+        saver: Saver,
+        first_step: int,
+        **arguments: Any,
     ) -> None:
-        """`folder`: of the checkpoints, of which `keep` are kept; `first_step`: from 0, of those still to do."""
+        """`first_step`: from 0, of those still to do.
+
+        `tell` is called with a step and the loss on what is held out.
+        """
         super().__init__(train_dataset=learned.tokens.rows, data_collator=learned.collator, **arguments)
         self.learned = learned
         self._held_out = held_out
-        self._folder = folder
-        self._keep = keep
+        self._tell = tell
+        self._saver = saver
         self._first_step = first_step
 
     # -------------------------------------------------------------------------------------------------------- data
@@ -50,7 +59,23 @@ class Trainer(SFTTrainer):
 
     def _loader(self, lesson: Lesson, first_step: int = 0) -> DataLoader[Any]:
         batches: Any = StepBatches(lesson.shares, self.args.process_index, first_step)
-        return DataLoader(Rows(lesson.tokens), batch_sampler=batches, collate_fn=lesson.collator)
+        # A generator of its own: to begin anew at a later step draws no number from that of the dropout.
+        return DataLoader(
+            Rows(lesson.tokens), batch_sampler=batches, collate_fn=lesson.collator, generator=torch.Generator()
+        )
+
+    def evaluate(self, *arguments: Any, **settings: Any) -> dict[str, float]:
+        """What the trainer calls between two steps, and we before the first."""
+        began = time.monotonic()
+        loss = self.held_out_loss()
+        if loss is None:
+            return {}
+        self._tell(self.state.global_step, loss)
+        # Not TRL's log, which would put what it counts of the steps of training beside it.
+        transformers.Trainer.log(self, {"eval_loss": loss})
+        metrics = {"eval_loss": loss, "eval_runtime": time.monotonic() - began}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def held_out_loss(self) -> float | None:
         """Nats per token that is to be predicted, over all held-out texts; None where there are none."""
@@ -79,35 +104,12 @@ class Trainer(SFTTrainer):
         """The result has a card of its own; a checkpoint needs none."""
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self._unfinished)
-
-    @property
-    def _unfinished(self) -> Path:
-        path = checkpoints.folder_of(self._folder, self.state.global_step)
-        return path.with_name(path.name + UNFINISHED)
+        return str(self._saver.unfinished(self.state.global_step))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """All processes write their files, then the first reads them back and gives the checkpoint its name."""
-        if self.args.process_index == 0:
-            shutil.rmtree(self._unfinished, ignore_errors=True)
-        self._wait()
-        transformers.Trainer._save_checkpoint(self, model, trial)
-        self._wait()
-        if self.args.process_index == 0:
-            self.seal()
-        self._wait()
-
-    def seal(self) -> Checkpoint:
-        step = self.state.global_step
-        written = self._unfinished / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        path = checkpoints.folder_of(self._folder, step)
-        sealed = checkpoints.seal(written, path, step, self.args.world_size)
-        checkpoints.prune(self._folder, self._keep)
-        return sealed
-
-    def _wait(self) -> None:
-        if dist.is_initialized():
-            dist.barrier()
+        """All processes write their files; without TRL's model card."""
+        write = partial(transformers.Trainer._save_checkpoint, self, model, trial)
+        self._saver.save(self.state.global_step, self.args.world_size, write)
 
 
 def perplexity(loss: float) -> float:
