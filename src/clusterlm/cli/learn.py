@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from threading import Event
 
 from clusterlm.cli.models import find
 from clusterlm.cli.screen import Screen, say, stopping
@@ -37,20 +39,33 @@ def learn(spec: TrainSpec, *, restart: bool = False) -> int:
 
 
 def _alone(spec: TrainSpec, run: RunFolder) -> int:
+    from clusterlm.worker.outcome import Interrupted, stop_status
+
     screen = Screen()
-    with stopping() as stop:
-        from clusterlm.worker.outcome import Interrupted
+    is_begun = Event()
+
+    def leave(number: signal.Signals) -> None:
+        """Importing or loading may take minutes, and nothing is lost with them."""
+        if not is_begun.is_set():
+            say(f"stopped before it began ({number.name}). The same command begins again.")
+            os._exit(stop_status(number.name))
+
+    with stopping(leave) as stop:
         from clusterlm.worker.place import Place
         from clusterlm.worker.training.job import run_training
 
         try:
             progress = run_training(
-                Place(run), screen.show, lambda: stop[0].name if stop else None, say=lambda text: _over(screen, text)
+                Place(run),
+                screen.show,
+                lambda: stop[0].name if stop else None,
+                is_begun.set,
+                lambda text: _over(screen, text),
             )
-        except Interrupted:
+        except Interrupted as end:
             screen.end()
-            say(f"interrupted ({stop[0].name}); a checkpoint is saved. The same command continues.")
-            return 128 + stop[0]
+            say(f"interrupted ({end.reason}); a checkpoint is saved. The same command continues.")
+            return stop_status(end.reason)
         finally:
             screen.end()
     _report(spec, run, progress)

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,18 +18,26 @@ SECONDS_BETWEEN_LINES = 10
 
 
 @contextmanager
-def stopping() -> Iterator[list[signal.Signals]]:
-    """The signals that came. The first asks to stop between two steps; a second one ends the process as usual."""
+def stopping(
+    at_once: Callable[[signal.Signals], object] = lambda number: None,
+) -> Iterator[list[signal.Signals]]:
+    """The signals that came. The first asks to stop between two steps; a second one ends the process as usual.
+
+    `at_once` is called with the first one as it comes: where nothing is begun yet, it may end the process.
+    """
+    from clusterlm.worker.signals import ASKING_TO_STOP
+
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ASKING_TO_STOP}
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(signal.Signals(number))
         for again, handler in before.items():
             signal.signal(again, handler)
+        at_once(signal.Signals(number))
 
     for number in before:
         signal.signal(number, note)

@@ -58,10 +58,15 @@ def finished(progress: Progress) -> Outcome:
     )
 
 
+def stop_status(reason: str) -> int:
+    """`reason`: the signal's name, or the time limit."""
+    return STOPPED_EARLY if reason == TIME_LIMIT else BY_SIGNAL + signal.Signals[reason]
+
+
 def stopped(reason: str, progress: Progress) -> Outcome:
     return Outcome(
         outcome="stopped",
-        exit_status=STOPPED_EARLY if reason == TIME_LIMIT else BY_SIGNAL + signal.Signals[reason],
+        exit_status=stop_status(reason),
         reason=reason,
         new_results=progress.new_results,
         failed_records=progress.failed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from clusterlm.worker.training.lines import read_lines
 from clusterlm.worker.training.result import Learned, card, curve_of, write_result
 from clusterlm.worker.training.tokens import Tokens
 from clusterlm.worker.training.trainer import Trainer
@@ -31,7 +31,7 @@ def write_model(work: Work, trainer: Trainer, tokenizer: Any, learned: Tokens) -
         model.config.use_cache = True
         _save(work, model, weights, unfinished)
         tokenizer.save_pretrained(unfinished)
-        losses = _held_out_losses(work.place.run.path / HELD_OUT)
+        losses = {one["step"]: one["loss"] for one in read_lines(work.place.run.path / HELD_OUT)}
         numbers = Learned(
             steps=trainer.learned.shares.steps.count,
             held_out_before=losses.get(0),
@@ -57,9 +57,3 @@ def _save(work: Work, model: Any, weights: Any, folder: Path) -> None:
         PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)
     elif (generation := getattr(model, "generation_config", None)) is not None:
         generation.save_pretrained(folder)
-
-
-def _held_out_losses(file: Path) -> dict[int, float]:
-    if not file.exists():
-        return {}
-    return {one["step"]: one["loss"] for one in map(json.loads, file.read_text().splitlines())}

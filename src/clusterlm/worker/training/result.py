@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from clusterlm.records.files import disk_problem, sync_folder
 from clusterlm.runs.asked import Asked
 from clusterlm.spec import TrainSpec
 from clusterlm.version import __version__
+from clusterlm.worker.training.lines import read_lines
 from clusterlm.worker.training.tokens import TokenTable
 
 CARD = """\
@@ -110,10 +110,5 @@ def curve_of(files: list[Path]) -> list[dict[str, Any]]:
     """
     found: dict[int, dict[str, Any]] = {}
     for file in files:
-        for line in file.read_bytes().splitlines():
-            try:
-                one = json.loads(line)
-            except ValueError:
-                continue  # cut off by a kill
-            found[one["step"]] = one
+        found |= {one["step"]: one for one in read_lines(file)}
     return [found[step] for step in sorted(found)]
