@@ -139,15 +139,27 @@ def _training(search: Search, cluster: Cluster, wishes: Wishes, terms: Terms) ->
         words = (text and text.replace("--batch", "--global-batch-size") for text in (refusal.where, refusal.hint))
         where, hint = words
         raise UsageError(refusal.problem, where=where, hint=hint) from None
-    return _without_missing(found, terms)
+    return _with_packages(_with_bfloat16(found), terms)
 
 
-def _without_missing(found: Plan, terms: Terms) -> Plan:
+def _with_bfloat16(found: Plan) -> Plan:
+    """The plan counts what emulates it; the worker refuses to, for that is slow beyond use."""
+    if found.wishes.dtype != "bfloat16" or not found.candidates:
+        return found
+    able = tuple(one for one in found.candidates if one.place.gpu.bfloat16)
+    if not able:
+        hint = "--dtype auto computes in float16 there, with float32 weights"
+        name = found.candidates[0].place.gpu.name
+        raise UsageError(f"{name} has no bfloat16", where="--dtype bfloat16", hint=hint)
+    return replace(found, candidates=able)
+
+
+def _with_packages(found: Plan, terms: Terms) -> Plan:
     """The ways that the installed packages have; a container has its own."""
-    if terms.container or found.wishes.strategy or find_spec("deepspeed") is not None:
+    if terms.container or found.wishes.strategy or not found.candidates or find_spec("deepspeed") is not None:
         return found
     able = tuple(one for one in found.candidates if not one.way.strategy.startswith("zero"))
-    if found.candidates and not able:
+    if not able:
         hint = "pip install deepspeed"
         raise MissingPackage(f"only ZeRO fits on {found.cluster.name}, and it needs deepspeed", hint=hint)
     return replace(found, candidates=able)

@@ -8,7 +8,7 @@ from clusterlm.cluster import Cluster
 from clusterlm.runs.asked import Asked
 from clusterlm.runs.before.count import of_count
 from clusterlm.runs.before.paths import of_paths
-from clusterlm.runs.before.plan import of_idle_gpus, of_time
+from clusterlm.runs.before.plan import of_idle_gpus, of_ram, of_time
 from clusterlm.runs.before.room import of_room
 from clusterlm.runs.before.site import this_slurm
 from clusterlm.runs.before.trial import of_qos, of_trial
@@ -23,7 +23,7 @@ def look_ahead(made: Order, asked: Asked[Any], run: RunFolder, cluster: Cluster,
 
     `dry_run`: perhaps not on a machine of the cluster; then only what the plan itself tells is looked at.
     """
-    of_plan = [*of_time(made), *of_idle_gpus(made)]
+    of_plan = [*of_time(made), *of_ram(made), *of_idle_gpus(made)]
     slurm, doubts = this_slurm(cluster, dry_run=dry_run)
     if slurm is None:
         return [*of_plan, *doubts]

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from clusterlm.errors import ClusterlmError, UsageError
 from clusterlm.planning.candidates import Candidate
 from clusterlm.planning.duration import LOAD_SPREAD
+from clusterlm.planning.host import host_items
 from clusterlm.planning.places import places
 from clusterlm.planning.wishes import Wishes
 from clusterlm.runs.order import Order
-from clusterlm.units import show_seconds, show_slurm_time
+from clusterlm.units import show_bytes, show_seconds, show_slurm_time
 
 SURE = 2
 """8 of 10 runs take what was predicted, by a factor of the spread; 99 of 100 by its square."""
@@ -70,6 +71,16 @@ def _whole(made: Order) -> float:
     """Seconds of a shard's jobs together."""
     duration = made.best.duration
     return duration.middle + (expected_jobs(made) - duration.jobs) * duration.load
+
+
+def of_ram(made: Order) -> Iterator[str]:
+    """What leaves the GPUs must be somewhere; where the profile knows the RAM of a node, the plan has seen to it."""
+    best = made.best
+    strategy = best.case.strategy
+    if strategy.offload == "none" or best.place.host_bytes(strategy.gpus) is not None:
+        return
+    needed = sum(item.bytes for item in host_items(best.case.shape, best.case.workload, strategy))
+    yield f"it offloads to the RAM of each node, {show_bytes(needed)}: the profile does not say how much there is"
 
 
 def of_idle_gpus(made: Order) -> Iterator[str]:
