@@ -47,7 +47,7 @@ def test_of_a_conversation_the_turns_of_the_assistant_are_learned(tmp_path: Path
     ]
     ((text, learned),) = learned_of(tmp_path / "a.jsonl", [{"messages": messages}])
     assert text.startswith("<|system|>Be kind.<|user|>Who are you?<|assistant|>A model.")
-    assert learned == "A model.Of text."
+    assert learned == "A model.Of text.<|end|>", "this template marks no ends; what ends the last turn is the end token"
 
 
 def tokens_of(folder: Path, lengths: Sequence[int], limit: int, too_long: Any) -> Tokens:

@@ -82,7 +82,11 @@ class Encoder:
         starts = numpy.array([start for start, _ in encoded["offset_mapping"]])
         for first, behind in self._spans(messages, text):
             learned |= (starts >= first) & (starts < behind)
-        return Encoded(index, numpy.array(encoded["input_ids"], dtype=numpy.int32), learned)
+        tokens = encoded["input_ids"]
+        if messages[-1]["role"] == ASSISTANT and text.endswith(messages[-1]["content"]):
+            # The template has no mark of its own for the end of a turn: without one the model would never end.
+            tokens, learned = [*tokens, self._end], numpy.append(learned, True)
+        return Encoded(index, numpy.array(tokens, dtype=numpy.int32), learned)
 
     def _spans(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
         """Where the assistant's turns stand in the rendered text, from their first character to the end mark."""
