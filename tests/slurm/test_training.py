@@ -23,6 +23,8 @@ from tests.training.lessons import TEXTS, losses, same, weights
 LEARNING = ("--learning-rate", 0.01, "--global-batch-size", 16)
 AS_HERE = ("--micro-batch", 4, "--no-gradient-checkpointing")
 """What the plan would decide otherwise for GPUs; sums of other parts are rounded otherwise."""
+ONE_THREAD = ("--sbatch", "--cpus-per-task=1")
+"""The lab's nodes pretend to have more cores than this machine."""
 
 
 @pytest.fixture
@@ -53,7 +55,9 @@ def test_a_training_as_a_job_gives_the_weights_of_one_that_is_done_here(
     lab: Lab, model: Path, texts: Path, tmp_path: Path
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    queued = clusterlm("train", model, texts, "-o", there, *LEARNING, *AS_HERE, "--on", "auto", "--gpus", 1)
+    queued = clusterlm(
+        "train", model, texts, "-o", there, *LEARNING, *AS_HERE, "--on", "auto", "--gpus", 1, *ONE_THREAD
+    )
     assert queued.exit_code == 0, queued.output
     assert "96 examples in about 6 steps, 1 x a100-40, 4 sequences at once\n" in queued.stderr
     assert clusterlm("train", model, texts, "-o", here, *LEARNING, *AS_HERE).exit_code == 0
@@ -76,16 +80,16 @@ def test_a_chain_of_three_jobs_over_two_nodes_ends_as_if_nothing_had_happened(
 ) -> None:
     """A process that is killed takes both nodes' job with it; one that is asked to stop stops both at the same step."""
     here, there = tmp_path / "here", tmp_path / "there"
-    settings = (*LEARNING, *AS_HERE, "--max-steps", 60, "--strategy", "ddp", "--checkpoint-steps", 5)
-    queued = clusterlm("train", model, texts, "-o", there, *settings, "--on", "auto", "--nodes", 2)
+    settings = (*LEARNING, *AS_HERE, "--max-steps", 30, "--strategy", "ddp", "--checkpoint-steps", 2)
+    queued = clusterlm("train", model, texts, "-o", there, *settings, "--on", "auto", "--nodes", 2, *ONE_THREAD)
     assert queued.exit_code == 0, queued.output
-    until_saved(there, attempt=1, step=10)
+    until_saved(there, attempt=1, step=2)
     os.kill(worker_of("1", there, rank=1), signal.SIGKILL)
-    until_saved(there, attempt=2, step=20)
+    until_saved(there, attempt=2, step=6)
     os.kill(worker_of("2", there, rank=1), signal.SIGTERM)
     assert clusterlm("train", model, texts, "-o", here, *settings, "--gpus", 2).exit_code == 0
     shown = until(there, {"finished", "failed", "cancelled", "interrupted"})
-    assert (shown["state"], shown["attempts"], shown["done"]) == ("finished", 3, 60), shown
+    assert (shown["state"], shown["attempts"], shown["done"]) == ("finished", 3, 30), shown
 
     assert same(weights(there), weights(here))
     assert losses(there) == losses(here)

@@ -127,6 +127,8 @@ class _Process:
     def _show(self, progress: Progress) -> None:
         """A line now and then: a job's log is read as a file."""
         self.progress = progress
+        if self.is_training and self.ranks.rank > 0:
+            return  # they are all at the same step
         is_finished = progress.done + progress.failed == progress.requests
         if is_finished or time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()

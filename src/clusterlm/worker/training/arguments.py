@@ -35,7 +35,7 @@ def arguments_of(
     count = shares.steps.count
     is_checkpointed = bool(spec.gradient_checkpointing) and "fsdp" not in spread  # FSDP has its own, see strategies
     further: dict[str, Any] = {CHECKPOINTING: is_checkpointed, **spread}
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(folder),
         max_steps=count,
         per_device_train_batch_size=shares.rows,
@@ -64,3 +64,8 @@ def arguments_of(
         disable_tqdm=True,
         **further,
     )
+    if arguments.n_gpu > 1:
+        # A process that is alone sees all GPUs of its node. It works on the first: as the trainer says it itself where
+        # a model is laid over several.
+        arguments._n_gpu = 1
+    return arguments
