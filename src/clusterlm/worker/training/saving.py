@@ -88,10 +88,9 @@ class Saver:
 
     def check_room(self, checkpoint_bytes: int, result_bytes: int) -> None:
         """RunError where the disk has none for what will be there at once: those kept and a new one, or the result."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         missing = max(0, self._keep - checkpoints.count(self._folder))
         needed = max((missing + 1) * checkpoint_bytes, missing * checkpoint_bytes + result_bytes)
-        free = shutil.disk_usage(self._folder).free
+        free = shutil.disk_usage(self._folder.parent).free
         if free < needed:
             problem = (
                 f"{show_bytes(free)} are free, and {show_bytes(needed)} needed:"
