@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from threading import Event
 
 from clusterlm.cli.models import find
 from clusterlm.cli.screen import Screen, say, stopping
+from clusterlm.cli.several import train_on_several
 from clusterlm.cli.work import refuse_beside_jobs
 from clusterlm.errors import ClusterlmError
 from clusterlm.runs.folder import RunFolder, folder_for
@@ -17,6 +16,9 @@ from clusterlm.runs.launch import prepare
 from clusterlm.runs.progress import Progress
 from clusterlm.spec import TrainSpec
 from clusterlm.units import show_seconds
+
+MISTAKES = (1, 2)
+"""Exit statuses of what the user can mend."""
 
 
 def learn(spec: TrainSpec, *, restart: bool = False) -> int:
@@ -32,7 +34,8 @@ def learn(spec: TrainSpec, *, restart: bool = False) -> int:
         _report(spec, run, finished)
         return 0
     try:
-        return _several(spec, run) if (spec.gpus or 1) > 1 else _alone(spec, run)
+        processes = spec.gpus or 1
+        return _several(spec, run, processes) if processes > 1 else _alone(spec, run)
     except ClusterlmError:
         run.remove_unless_begun()
         raise
@@ -72,30 +75,12 @@ def _alone(spec: TrainSpec, run: RunFolder) -> int:
     return 0
 
 
-def _several(spec: TrainSpec, run: RunFolder) -> int:
-    """Processes that torchrun starts, one for each GPU; without GPUs they share the cores."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(spec.gpus)]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    with stopping() as stop:
-        process = subprocess.Popen(
-            [*command, "-m", "clusterlm.worker", str(run.path)], env=environment, start_new_session=True
-        )
-        sent = False
-        while True:
-            try:
-                status = process.wait(timeout=0.2)
-                break
-            except subprocess.TimeoutExpired:
-                if stop and not sent:
-                    sent = True
-                    process.send_signal(stop[0])
-    if stop:
-        say(f"interrupted ({stop[0].name}). The same command continues.")
-        return 128 + stop[0]
+def _several(spec: TrainSpec, run: RunFolder, processes: int) -> int:
+    status = train_on_several(run, processes)
     finished = run.finished()
     if status == 0 and finished is not None:
         _report(spec, run, finished)
-    else:
+    elif status in MISTAKES:
         run.remove_unless_begun()
     return status
 

@@ -43,8 +43,8 @@ State = Literal["running", "finished", "interrupted"]
 
 BEFORE_RUN = ("run.toml", "run.lock", "input.*", "*.partial")
 """What a process leaves that was killed while it made the folder; run.json, written last, makes it a run."""
-BEFORE_WORK = (*BEFORE_RUN, "run.json", "data")
-"""What a run holds of which nothing was done yet: what was asked, and texts as tokens."""
+BEFORE_WORK = (*BEFORE_RUN, "run.json", "data", "logs")
+"""What a run holds of which nothing was done yet: what was asked, texts as tokens, what was said of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class RunFolder:
                 shutil.rmtree(self.path, ignore_errors=True)
 
     def holds_other_than(self, patterns: tuple[str, ...]) -> bool:
-        return any(not any(map(entry.match, patterns)) for entry in self.path.iterdir())
+        return any(not any(map(entry.match, patterns)) and not _is_empty(entry) for entry in self.path.iterdir())
 
     def progress_by_hand(self) -> Progress | None:
         """Of the whole run, as the last process wrote it that was started by hand."""
@@ -237,7 +237,9 @@ def open_run(run: RunFolder, asked: Asked[Any], *, restart: bool) -> int:
             hint = "--restart throws the old results away and begins anew; another OUTPUT keeps them"
             problem = f"this run was begun with others: {'; '.join(changed)}"
             raise RunError(problem, where=str(run.path), hint=hint)
-    if not (run.path / "run.json").exists():
+    if (run.path / "run.json").exists():
+        _renew(run, asked)
+    else:
         _refuse_foreign(run, asked)
         _create(run, asked)
     _remember(run)
@@ -293,8 +295,6 @@ def _create(run: RunFolder, asked: Asked[Any]) -> None:
     places = asked.other_places | {"input": str(input_path.absolute())}
     if asked.spec.output != STANDARD_STREAM:
         places["output"] = str(asked.output_path.absolute())
-    spec = asked.spec.model_copy(update=places)
-    write_whole(run.path / "run.toml", lambda file: file.write(spec.to_toml().encode()))
     content = {
         "clusterlm": __version__,
         "created": _now(),
@@ -304,14 +304,32 @@ def _create(run: RunFolder, asked: Asked[Any]) -> None:
         },
         "input_path": str(input_path.absolute()),
         "requests": asked.requests,
-        "spec": spec.model_dump(mode="json"),
     }
-    write_json(run.path / "run.json", content)
+    _write(run, asked.spec.model_copy(update=places), content)
+
+
+def _renew(run: RunFolder, asked: Asked[Any]) -> None:
+    """What changes no result is as it was asked for last."""
+    content = run.read()
+    last = asked.spec.model_dump(mode="json", include=set(asked.spec.NOT_IN_RESULTS - {"output"}))
+    spec = {**content["spec"], **last}
+    if spec != content["spec"]:
+        _write(run, type(asked.spec)(**spec), content)
+
+
+def _write(run: RunFolder, spec: TaskSpec, content: dict[str, Any]) -> None:
+    write_whole(run.path / "run.toml", lambda file: file.write(spec.to_toml().encode()))
+    write_json(run.path / "run.json", {**content, "spec": spec.model_dump(mode="json")})
 
 
 def known_runs() -> list[RunFolder]:
     """The runs that this user began and that still exist, the oldest first."""
     return [run for run in _remembered() if _is_there(run.path)]
+
+
+def _is_empty(path: Path) -> bool:
+    """Of a folder."""
+    return path.is_dir() and next(path.iterdir(), None) is None
 
 
 def _is_there(path: Path) -> bool:

@@ -23,25 +23,28 @@ from clusterlm.worker.outcome import Interrupted, failed
 from clusterlm.worker.place import Place
 from clusterlm.worker.training import checkpoints
 from clusterlm.worker.training.arguments import arguments_of
+from clusterlm.worker.training.carrying import carry, must_be_carried
 from clusterlm.worker.training.checkpoints import Checkpoint
 from clusterlm.worker.training.finish import write_model
-from clusterlm.worker.training.lessons import MICRO_BATCH, encode, lessons, pad_token
+from clusterlm.worker.training.lessons import encode, lessons, pad_token, usual_rows
 from clusterlm.worker.training.lines import append_line, read_lines
 from clusterlm.worker.training.model import adapter_config, attention_of, load_for_training, row_tokens
 from clusterlm.worker.training.overseer import Limits, Overseer
 from clusterlm.worker.training.packing import decide_packing
 from clusterlm.worker.training.precision import Precision, precision_of
+from clusterlm.worker.training.result import perplexity
 from clusterlm.worker.training.room import room_of
 from clusterlm.worker.training.rows import Collator
 from clusterlm.worker.training.saving import SAVED, Saver
 from clusterlm.worker.training.start import gathered, peak_host_bytes
 from clusterlm.worker.training.strategies import Name, check_cut, prepare_to_cut, spread_of, strategy_of
 from clusterlm.worker.training.tokens import Tokens
-from clusterlm.worker.training.trainer import Trainer, perplexity
+from clusterlm.worker.training.trainer import Carried, Trainer
 from clusterlm.worker.training.watchdog import Watchdog
 from clusterlm.worker.training.work import HELD_OUT, METRICS, Say, ShouldStop, Work
 
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "trl", "datasets", "deepspeed", "numpy")
+FAMILY = ("torch", "transformers", "tokenizers", "accelerate", "peft", "trl", "datasets")
+PACKAGES = (*FAMILY, "deepspeed", "bitsandbytes", "safetensors", "numpy")
 
 
 def run_training(
@@ -64,7 +67,7 @@ def run_training(
 def _run(work: Work, on_work: Callable[[], None]) -> Progress:
     """Where the memory is too small for a micro-batch, again with half of it; the sequences of a step stay the same."""
     ready = _prepare(work)
-    rows = work.spec.micro_batch or MICRO_BATCH
+    rows = work.spec.micro_batch or usual_rows(ready.row_tokens)
     while True:
         try:
             return _train(work, ready, rows, on_work)
@@ -128,6 +131,7 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) ->
         tell=partial(_tell_held_out, work),
         saver=saver,
         first_step=first_step,
+        carried=_carried(work, checkpoint, strategy),
     )
     trainer.pop_callback(PrinterCallback)
     needed = room_of(spec, trainer.model)
@@ -168,6 +172,14 @@ def _newest(work: Work) -> Checkpoint | None:
     if dist.is_initialized():
         dist.broadcast_object_list(found)
     return found[0] if found[0] is None or isinstance(found[0], Checkpoint) else None
+
+
+def _carried(work: Work, checkpoint: Checkpoint | None, strategy: Name) -> Carried | None:
+    """None where the libraries load the checkpoint themselves."""
+    if checkpoint is None or not must_be_carried(checkpoint, strategy, work.place.ranks.ranks):
+        return None
+    work.say(f"the checkpoint was written by {checkpoint.processes}, {strategy} goes on with {work.place.ranks.ranks}")
+    return partial(carry, checkpoint)
 
 
 def _limits(work: Work) -> Limits:

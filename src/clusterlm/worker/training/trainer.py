@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import transformers
 from torch.utils.data import DataLoader
+from transformers.integrations.integration_utils import TensorBoardCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from clusterlm.worker.training.rows import Collator, Rows
 from clusterlm.worker.training.saving import Saver
 from clusterlm.worker.training.steps import Shares, StepBatches
 from clusterlm.worker.training.tokens import Tokens
+
+Carried = Callable[["Trainer"], None]
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,10 @@ class Trainer(SFTTrainer):
         tell: Callable[[int, float], None],
         saver: Saver,
         first_step: int,
+        carried: Carried | None = None,
         **arguments: Any,
     ) -> None:
-        """`first_step`: from 0, of those still to do.
+        """`first_step`: from 0, of those still to do. `carried`: brings in a checkpoint that the libraries cannot load.
 
         `tell` is called with a step and the loss on what is held out.
         """
@@ -51,6 +55,10 @@ class Trainer(SFTTrainer):
         self._tell = tell
         self._saver = saver
         self._first_step = first_step
+        self._carried = carried
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback):
+                callback.logging_dir = str(Path(str(self.args.output_dir)).with_name("tensorboard"))
 
     # -------------------------------------------------------------------------------------------------------- data
 
@@ -103,6 +111,23 @@ class Trainer(SFTTrainer):
     def create_model_card(self, *arguments: Any, **settings: Any) -> None:
         """The result has a card of its own; a checkpoint needs none."""
 
+    def save_model(self, *arguments: Any, **settings: Any) -> None:
+        """Where the weights are cut a checkpoint holds them already, each process's part."""
+        if not self.is_deepspeed_enabled:
+            super().save_model(*arguments, **settings)
+
+    def _load_from_checkpoint(self, *arguments: Any, **settings: Any) -> None:
+        if self._carried is None:
+            super()._load_from_checkpoint(*arguments, **settings)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        prepare: Any = super()._prepare_for_training
+        if self._carried is None:
+            return prepare(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = prepare(max_steps, train_dataloader, None)
+        self._carried(self)
+        return prepared
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._saver.unfinished(self.state.global_step))
 
@@ -110,7 +135,3 @@ class Trainer(SFTTrainer):
         """All processes write their files; without TRL's model card."""
         write = partial(transformers.Trainer._save_checkpoint, self, model, trial)
         self._saver.save(self.state.global_step, self.args.world_size, write)
-
-
-def perplexity(loss: float) -> float:
-    return math.exp(min(loss, 700.0))
