@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from clusterlm.errors import UsageError
+from clusterlm.spec import TrainSpec
 from clusterlm.worker.training import job
+from clusterlm.worker.training.precision import Precision, precision_of
 from tests.cli.running import all_files, clusterlm
 from tests.training.lessons import losses
 
@@ -199,3 +203,15 @@ def test_a_run_at_work_is_left_alone(model: Path, texts: Path, tmp_path: Path) -
         fcntl.flock(lock, fcntl.LOCK_EX)
         refused(tmp_path, model, texts, "-o", output, status=1, says=["another process works on this run", "wait"])
         refused(tmp_path, model, texts, "-o", output, "--seed", 2, status=1, says=["another process"])
+
+
+def test_bfloat16_is_refused_where_the_gpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a V100: no machine of the tests has one."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
+    asked = TrainSpec(model="m", input="i", output="o", dtype="bfloat16")
+    with pytest.raises(UsageError, match="Tesla V100 has no bfloat16"):
+        precision_of(asked)
+    assert precision_of(asked.model_copy(update={"dtype": "auto"})) == Precision(torch.float32, torch.float16)

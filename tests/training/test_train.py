@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,19 @@ def test_what_is_learned_is_better_known_and_any_tool_loads_it(model: Path, text
         assert loaded(ids, labels=ids).loss < before(ids, labels=ids).loss
     assert (output / "generation_config.json").exists()
     card = (output / "README.md").read_text()
-    assert f"base_model: {model}" in card
-    assert "96 examples: 96 sequences" in card
+    for words in (
+        f"All weights of `{model.name}`",
+        "trained on `texts.jsonl`",
+        "96 examples: 96 sequences",
+        f"{held_out[1]['loss']:.4f} nats per token (perplexity {math.exp(held_out[1]['loss']):,.2f})",
+        "| 12 | 2.00 |",
+        "learning_rate = 0.01",
+        "clusterlm generate learned",
+        'from_pretrained("learned")',
+        f"torch {torch.__version__}",
+    ):
+        assert words in card
+    assert str(tmp_path) not in card, "what is published tells nothing of this machine"
     answers = tmp_path / "answers.jsonl"
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("the\n")
@@ -43,6 +55,11 @@ def test_the_loss_told_of_the_first_step_is_that_of_its_texts(model: Path, texts
     output = tmp_path / "learned"
     asked = ("--global-batch-size", 96, "--max-steps", 1, "--learning-rate", 1e-9)
     assert clusterlm("train", model, texts, "-o", output, *asked).exit_code == 0
+    assert losses(output)[1] == pytest.approx(loss_of_the_texts(model), rel=1e-5)
+
+
+def loss_of_the_texts(model: Path) -> float:
+    """As transformers computes it, each text by itself: nats per token that is predicted."""
     loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     total, count = 0.0, 0
     for text in TEXTS:
@@ -50,7 +67,7 @@ def test_the_loss_told_of_the_first_step_is_that_of_its_texts(model: Path, texts
         with torch.no_grad():
             total += float(loaded(ids, labels=ids).loss) * (ids.shape[1] - 1)
         count += ids.shape[1] - 1
-    assert losses(output)[1] == pytest.approx(total / count, rel=1e-5)
+    return total / count
 
 
 @pytest.mark.parametrize("way", [("--no-packing",), ("--micro-batch", 1), ("--micro-batch", 50)], ids=str)
@@ -87,6 +104,33 @@ def test_an_adapter_changes_little_and_learns(model: Path, texts: Path, tmp_path
         answers = tmp_path / f"{folder.name}.jsonl"
         assert clusterlm("generate", folder, prompts, "-o", answers, "--max-new-tokens", 8).exit_code == 0
     assert lines_of(tmp_path / "adapter.jsonl")[0]["text"] == lines_of(tmp_path / "merged.jsonl")[0]["text"]
+
+
+def test_held_out_texts_are_looked_at_as_often_as_asked(model: Path, texts: Path, tmp_path: Path) -> None:
+    output, plain = tmp_path / "learned", tmp_path / "plain"
+    done = clusterlm("train", model, texts, "-o", output, *SETTINGS, "--eval-fraction", 0.25, "--eval-steps", 4)
+    assert done.exit_code == 0, done.output
+    held_out = lines_of(Path(f"{output}.run") / "held_out.jsonl")
+    assert [one["step"] for one in held_out] == [0, 4, 8, 10], "72 of 96 texts are learned: 10 steps in two epochs"
+    assert "72 examples: 72 sequences" in done.stderr
+    assert f"perplexity {math.exp(held_out[-1]['loss']):,.2f}" in done.stderr
+    assert clusterlm("train", model, texts, "-o", plain, *SETTINGS, "--eval-fraction", 0.25).exit_code == 0
+    assert losses(plain) == losses(output), "to look changes nothing"
+
+
+def test_an_adapter_is_learned_beside_weights_of_four_bits(model: Path, texts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "adapter"
+    settings = (*SETTINGS, "--method", "qlora", "--lora-rank", 4, "--eval", texts)
+    done = clusterlm("train", model, texts, "-o", output, *settings)
+    assert done.exit_code == 0, done.output
+    before, after = (one["loss"] for one in lines_of(Path(f"{output}.run") / "held_out.jsonl"))
+    assert after < before - 0.2
+    assert 1e-3 < abs(before - loss_of_the_texts(model)) < 1, "4 bits are nearly the weights"
+    # 7 linear layers of each of 2: q 64x64, k and v 64x32, o 64x64, gate and up 64x128, down 128x64; rank 4.
+    trained = 2 * 4 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))
+    parameters = AutoModelForCausalLM.from_pretrained(model).num_parameters() + trained
+    assert f"{trained:,} of {parameters:,}" in (output / "README.md").read_text()
+    assert all("lora_" in name for name in weights(output))
 
 
 def test_the_same_command_twice_trains_once(model: Path, texts: Path, tmp_path: Path) -> None:

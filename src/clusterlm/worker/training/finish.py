@@ -32,16 +32,26 @@ def write_model(work: Work, trainer: Trainer, tokenizer: Any, learned: Tokens) -
         _save(work, model, weights, unfinished)
         tokenizer.save_pretrained(unfinished)
         losses = {one["step"]: one["loss"] for one in read_lines(work.place.run.path / HELD_OUT)}
+        trained, parameters = _sizes(model)
         numbers = Learned(
             steps=trainer.learned.shares.steps.count,
-            held_out_before=losses.get(0),
-            held_out_after=losses[max(losses)] if len(losses) > 1 else None,
-            trained_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-            parameters=sum(weight.numel() for weight in model.parameters()),
+            held_out=losses,
+            trained_parameters=trained,
+            parameters=parameters,
+            environment=work.place.run.environment() or {},
         )
         curve = curve_of([attempt / METRICS for attempt in work.place.run.attempts() if (attempt / METRICS).exists()])
         (unfinished / "README.md").write_text(card(work.asked, learned.table, numbers, curve))
         write_result(unfinished, output)
+
+
+def _sizes(model: Any) -> tuple[int, int]:
+    """Parameters that were trained, and all: also of weights in 4 bits, or cut into parts."""
+    if isinstance(model, PeftModel):
+        trained, parameters = model.get_nb_trainable_parameters()
+        return int(trained), int(parameters)
+    parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
+    return parameters, parameters
 
 
 def _save(work: Work, model: Any, weights: Any, folder: Path) -> None:
