@@ -9,7 +9,7 @@ from typing import Any
 
 from clusterlm.cluster import Cluster
 from clusterlm.errors import RunError
-from clusterlm.planning.stored import checkpoint_bytes
+from clusterlm.planning.stored import checkpoint_bytes, published_bytes
 from clusterlm.runs.asked import Asked
 from clusterlm.runs.before.areas import advice, area_of
 from clusterlm.runs.before.mounts import file_system_of, nearest_folder
@@ -54,11 +54,13 @@ class Free:
 
 
 def of_room(made: Order, asked: Asked[Any], run: RunFolder, cluster: Cluster) -> Iterator[str]:
-    """RunError where even the shortest answers, or a checkpoint beside the trained model, find no room."""
+    """RunError where even the shortest answers, or the checkpoints of a training, find no room."""
+    what, way_out = ANSWERED, f"delete what is old, or -o FILE {advice(cluster)}"
     if made.best.case.workload.trains:
-        least, most, what = _of_training(made, run, 1), _of_training(made, run, _most_checkpoints(made)), TRAINED
+        least, most = (_of_training(made, asked, run, attempts) for attempts in (1, 2))
+        what, way_out = TRAINED, f"--keep-checkpoints 1, delete what is old, or -o FOLDER {advice(cluster)}"
     else:
-        least, most, what = _least(made, asked, run), _most(made, asked), ANSWERED
+        least, most = _least(made, asked, run), _most(made, asked)
     for free in _free(run):
         for needed, there, shown in (
             (least.bytes, free.room.bytes, show_bytes),
@@ -66,7 +68,7 @@ def of_room(made: Order, asked: Asked[Any], run: RunFolder, cluster: Cluster) ->
         ):
             if needed is not None and there is not None and there < needed:
                 problem = f"{shown(there)} left {free.where}; this run needs {shown(needed)} at least"
-                raise RunError(problem, where=str(run.path), hint=f"delete what is old, or -o FILE {advice(cluster)}")
+                raise RunError(problem, where=str(run.path), hint=way_out)
         yield from _close(most, free.room, f"left {free.where}", what)
     area = area_of(run.path, cluster)
     if area is not None:
@@ -98,20 +100,19 @@ def _most(made: Order, asked: Asked[Any]) -> Room:
     return Room(2 * asked.requests * (tokens * BYTES_OF_TOKEN + LEAST_LINE_BYTES), _files(made, attempts=2))
 
 
-def _most_checkpoints(made: Order) -> int:
-    """With the one that is written while the others are kept."""
-    return made.best.case.keep_checkpoints + 1
+def _of_training(made: Order, asked: Asked[Any], run: RunFolder, attempts: int) -> Room:
+    """What is there at once: the checkpoints that are kept with one more, or with the model; and the texts as tokens.
 
-
-def _of_training(made: Order, run: RunFolder, checkpoints: int) -> Room:
-    """So many checkpoints, the trained model and its texts as tokens, without what is there already."""
+    The worker will refuse to begin with less. What is there already is left out.
+    """
     case = made.best.case
-    model, optimizer = checkpoint_bytes(case.shape, case.workload, case.strategy)
+    checkpoint, kept = sum(checkpoint_bytes(case.shape, case.workload, case.strategy)), case.keep_checkpoints
+    result = checkpoint_bytes(case.shape, case.workload, case.strategy)[0]
+    result += published_bytes(case.shape) if asked.spec.merge else 0
     tokens = (made.best.asked.dataset_tokens or 0) * BYTES_OF_LEARNED_TOKEN
-    files = FILES_OF_CHECKPOINT + FILES_OF_CHECKPOINT_RANK * made.job.ranks
     there = sum(file.stat().st_size for folder in (run.checkpoints, run.data) for file in folder.rglob("*"))
-    bytes_in_all = checkpoints * (model + optimizer) + model + tokens
-    return Room(max(0, bytes_in_all - there), _files(made, attempts=1) + checkpoints * files)
+    files = (kept + 1) * (FILES_OF_CHECKPOINT + FILES_OF_CHECKPOINT_RANK * made.job.ranks)
+    return Room(max(0, kept * checkpoint + max(checkpoint, result) + tokens - there), _files(made, attempts) + files)
 
 
 def _files(made: Order, attempts: int) -> int:
