@@ -7,6 +7,7 @@ from itertools import compress
 from typing import Any
 
 import numpy
+import torch
 import torch.distributed as dist
 
 from clusterlm.errors import InputError, UsageError
@@ -21,7 +22,9 @@ from clusterlm.worker.training.trainer import Lesson
 from clusterlm.worker.training.work import Work
 
 MICRO_BATCH = 4
-"""Sequences of full length at once where nothing else is asked for."""
+"""Sequences of full length at once on an accelerator, where nothing else is asked for."""
+CPU_MICRO_BATCH_TOKENS = 1024
+"""On a CPU more at once are slower: they leave its caches. Measured in docs/concepts/training-speed.md."""
 
 
 def encode(work: Work, tokenizer: Any, limit: int) -> tuple[Tokens, Tokens | None]:
@@ -62,6 +65,11 @@ def _held_out_rows(examples: int, spec: TrainSpec) -> numpy.ndarray:
 
 def _select(asked: Asked[TrainSpec], chosen: numpy.ndarray) -> Iterator[Example]:
     return compress(asked.examples(), chosen)
+
+
+def usual_rows(limit: int) -> int:
+    """Sequences of `limit` tokens at once on one device, where nothing else is asked for."""
+    return MICRO_BATCH if torch.accelerator.is_available() else max(1, CPU_MICRO_BATCH_TOKENS // limit)
 
 
 def lessons(

@@ -7,9 +7,11 @@ fits at once, or whether it is packed. So a run continues on another number of G
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy
 
@@ -17,6 +19,10 @@ Row = tuple[int, ...]
 """Sequences, by their number, that stand one behind the other in one row of a batch."""
 LOOKED_AT = 1000
 """Steps: packing one takes about a millisecond."""
+NARROWEST_ROW = 256
+"""Tokens: below it attention is a small part of the work, and short rows are hard to fill."""
+USUAL_SHARE = 0.9
+"""Of the sequences are no longer than what rows are filled up to."""
 
 
 @dataclass(frozen=True)
@@ -59,62 +65,91 @@ def _order(sequences: int, seed: int, epoch: int) -> numpy.ndarray:
 
 @dataclass(frozen=True)
 class Shares:
-    """How the rows of a step go to its processes: `micro_batches` of each, of at most `rows` rows."""
+    """How the rows of a step go to its processes: `micro_batches` of each, which hold at most `most_tokens`."""
 
     steps: Steps
     row_tokens: int
+    """Of the longest sequence that there may be."""
     rows: int
-    """At once on one device."""
+    """Sequences so long at once on one device; as many more as they are shorter."""
     processes: int
     is_packed: bool
 
+    @property
+    def most_tokens(self) -> int:
+        """Of a micro-batch, with what only fills up."""
+        return self.rows * self.row_tokens
+
+    @cached_property
+    def packed_tokens(self) -> int:
+        """That a row is filled up to. No more than most sequences have: every token of a row is compared with every
+        other, also with those of foreign sequences, so long rows cost more. The longest sequences stay alone.
+        """
+        usual = int(numpy.quantile(self.steps.lengths, USUAL_SHARE))
+        return min(self.row_tokens, max(NARROWEST_ROW, usual))
+
     @cached_property
     def micro_batches(self) -> int:
-        """Of each process in each step: as many as those with the most rows need, of steps spread over the training.
+        """Of each process in each step: as many as those with the most tokens need, of steps spread over the training.
 
-        Should another have more rows, its micro-batches take one more each.
+        Should another need more, its micro-batches hold more.
         """
         count = self.steps.count
         looked_at = range(0, count, math.ceil(count / LOOKED_AT))
-        most = max(len(self._packed(step)) for step in looked_at)
-        return math.ceil(most / (self.rows * self.processes))
+        most = max(len(_together(self._rows(step), self.most_tokens)) for step in looked_at)
+        return math.ceil(most / self.processes)
 
     def of_step(self, step: int) -> list[list[Row]]:
-        """Micro-batches, which the processes take in turn; some may hold no row.
-
-        Long rows go together, so that short ones are not filled up to their length.
-        """
-        rows = sorted(self._packed(step), key=lambda row: -self._tokens(row))
+        """Micro-batches, which the processes take in turn; some may hold no row. All of about the same size."""
+        rows = self._rows(step)
         wanted = self.micro_batches * self.processes
-        each, more = divmod(len(rows), wanted)
-        sizes = [each + (place < more) for place in range(wanted)]
-        ends = numpy.cumsum(sizes)
-        return [rows[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+        longest = rows[0].tokens
+        sizes = range(longest, longest * len(rows) + 1)
+        enough = sizes[bisect_left(sizes, True, key=lambda size: len(_together(rows, size)) <= wanted)]
+        found = [[row.sequences for row in batch] for batch in _together(rows, enough)]
+        return found + [[] for _ in range(wanted - len(found))]
 
-    def _packed(self, step: int) -> list[Row]:
+    def _rows(self, step: int) -> list[_Row]:
+        """The longest first, so that neighbours are about equally long."""
         sequences = self.steps.sequences(step)
-        if not self.is_packed:
-            return [(number,) for number in sequences]
-        return pack(sequences, self.steps.lengths, self.row_tokens)
+        lengths = self.steps.lengths
+        rows = pack(sequences, lengths, self.packed_tokens) if self.is_packed else [(number,) for number in sequences]
+        return sorted((_Row(row, int(lengths[list(row)].sum())) for row in rows), key=lambda row: -row.tokens)
 
-    def _tokens(self, row: Row) -> int:
-        return int(sum(self.steps.lengths[number] for number in row))
+
+class _Row(NamedTuple):
+    sequences: Row
+    tokens: int
+
+
+def _together(rows: Sequence[_Row], most_tokens: int) -> list[list[_Row]]:
+    """Neighbours, as many as `most_tokens` hold when each is filled up to the first, or one."""
+    found: list[list[_Row]] = []
+    room = 0
+    for row in rows:
+        if not room:
+            found.append([])
+            room = max(1, most_tokens // row.tokens)
+        found[-1].append(row)
+        room -= 1
+    return found
 
 
 def pack(sequences: Sequence[int], lengths: numpy.ndarray, row_tokens: int) -> list[Row]:
     """Best fit, the longest first: each sequence goes where the least room is left. A longer one has its own row."""
     rows: list[list[int]] = []
-    room: list[int] = []
+    open_rows: list[tuple[int, int]] = []  # room and place of each, the fullest first
     for number in sorted(sequences, key=lambda number: (-int(lengths[number]), number)):
         length = int(lengths[number])
-        fitting = [place for place, left in enumerate(room) if left >= length]
-        if fitting:
-            place = min(fitting, key=room.__getitem__)
+        fitting = bisect_left(open_rows, (length, 0))
+        if fitting < len(open_rows):
+            room, place = open_rows.pop(fitting)
             rows[place].append(number)
-            room[place] -= length
         else:
+            room, place = row_tokens, len(rows)
             rows.append([number])
-            room.append(row_tokens - length)
+        if room > length:
+            insort(open_rows, (room - length, place))
     return [tuple(row) for row in rows]
 
 
