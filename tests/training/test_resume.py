@@ -283,6 +283,28 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
     assert_as_undisturbed(output, undisturbed("full"))
 
 
+def test_a_disk_that_is_full_when_the_model_is_written_costs_no_step(
+    model: Path, texts: Path, tmp_path: Path, undisturbed: Callable[[str], Undisturbed]
+) -> None:
+    output = tmp_path / "learned"
+    run = prepared(model, texts, output)
+    attempt(run, stop_at=12)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        with pytest.raises(RunError, match="the model cannot be written: no space left") as told:
+            attempt(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "all up to step 12 is safe" in str(told.value)
+    assert not list(tmp_path.glob(".*.unfinished"))
+    progress, _ = attempt(run)
+    assert progress is not None
+    assert progress.new_results == 0
+    assert_as_undisturbed(output, undisturbed("full"))
+    assert (output / "model.safetensors").stat().st_mode == (output / "README.md").stat().st_mode, "others may read it"
+
+
 def test_a_disk_without_room_for_the_checkpoints_is_said_before_the_first_step(
     model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,15 @@ def _remove(partial: Path) -> None:
         return  # the first problem is the one to report
 
 
+def sync_file(path: Path) -> None:
+    """Makes what another program wrote into it survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes a new or renamed file's name in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

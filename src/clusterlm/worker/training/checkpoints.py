@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterlm.errors import RunError
-from clusterlm.records.files import disk_problem, sync_folder
+from clusterlm.records.files import disk_problem, sync_file, sync_folder
 from clusterlm.runs.attempt import write_json
 
 UNFINISHED = ".unfinished"
@@ -35,6 +34,10 @@ class Checkpoint:
 
 def folder_of(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step:08}"
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def seal(unfinished: Path, path: Path, step: int, processes: int) -> Checkpoint:
@@ -64,7 +67,7 @@ def newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
     """
     _remove(checkpoints.glob(f"*{UNFINISHED}"))
     damages: list[str] = []
-    for path in reversed(_named(checkpoints)):
+    for path in reversed(named(checkpoints)):
         try:
             return _read(path), [f"{damage}: the one before it is taken" for damage in damages]
         except _Damaged as damage:
@@ -75,14 +78,11 @@ def newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def prune(checkpoints: Path, keep: int) -> None:
     """Leave the last `keep`, and nothing that was damaged; when a new one is whole."""
-    _remove([*_named(checkpoints)[:-keep], *checkpoints.glob(f"*{DAMAGED}")])
+    _remove([*named(checkpoints)[:-keep], *checkpoints.glob(f"*{DAMAGED}")])
 
 
-def count(checkpoints: Path) -> int:
-    return len(_named(checkpoints))
-
-
-def _named(checkpoints: Path) -> list[Path]:
+def named(checkpoints: Path) -> list[Path]:
+    """Those that were whole once, the last one last."""
     return sorted(path for path in checkpoints.glob("step-*") if not path.suffix)
 
 
@@ -129,11 +129,7 @@ def _described(path: Path, step: int, processes: int, contents: Mapping[str, Map
 
 
 def _synced_digest(path: Path) -> str:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(path)
     return _digest(path)
 
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from clusterlm.worker.training.lines import read_lines
-from clusterlm.worker.training.result import Learned, card, curve_of, write_result
+from clusterlm.worker.training.result import Learned, card, curve_of, unfinished_of, write_result
 from clusterlm.worker.training.tokens import Tokens
 from clusterlm.worker.training.trainer import Trainer
 from clusterlm.worker.training.work import HELD_OUT, METRICS, Work
@@ -22,7 +22,7 @@ ADAPTER = "adapter"
 def write_model(work: Work, trainer: Trainer, tokenizer: Any, learned: Tokens) -> None:
     """The model, the tokenizer and the card; whole, then under its name."""
     output = work.asked.output_path
-    unfinished = output.with_name(f".{output.name}.unfinished")
+    unfinished = unfinished_of(output)
     if work.is_first:
         shutil.rmtree(unfinished, ignore_errors=True)
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)

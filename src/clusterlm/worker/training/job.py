@@ -32,7 +32,7 @@ from clusterlm.worker.training.model import adapter_config, attention_of, load_f
 from clusterlm.worker.training.overseer import Limits, Overseer
 from clusterlm.worker.training.packing import decide_packing
 from clusterlm.worker.training.precision import Precision, precision_of
-from clusterlm.worker.training.result import perplexity
+from clusterlm.worker.training.result import perplexity, unfinished_of
 from clusterlm.worker.training.room import room_of
 from clusterlm.worker.training.rows import Collator
 from clusterlm.worker.training.saving import SAVED, Saver
@@ -114,7 +114,7 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) ->
     collator = Collator(pad_token(ready.tokenizer), is_packed=is_packed)
     lesson, held_out = lessons(work, ready.learned, ready.held_out, ready.row_tokens, rows, collator)
     steps = lesson.shares.steps
-    saver = Saver(work.place.run.checkpoints, spec.keep_checkpoints, checkpoint, is_first=work.is_first)
+    saver = Saver(work.place.run.checkpoints, spec.keep_checkpoints, is_first=work.is_first)
     watchdog = Watchdog(lambda problem: _give_up(work, overseer.progress(), problem))
     overseer = Overseer(steps, _limits(work), work.should_stop, work.on_progress, first_step, saver, watchdog)
     prepare_to_cut(strategy, spec)
@@ -144,12 +144,12 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) ->
 
     trainer.add_callback(_Beginning(begin))
     trainer.add_callback(overseer)
-    with watchdog:
+    with watchdog, saver:
         trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-        saver.settle()
     if overseer.stopped_by is not None:
         raise Interrupted(overseer.stopped_by)
-    write_model(work, trainer, ready.tokenizer, ready.learned)
+    with saver.told_of("the model cannot be written", asked.output_path, unfinished_of(asked.output_path)):
+        write_model(work, trainer, ready.tokenizer, ready.learned)
     progress = replace(overseer.progress(), done=steps.count)
     if work.is_first:
         work.place.run.write_finished(progress)

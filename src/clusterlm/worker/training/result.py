@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterlm.errors import RunError
-from clusterlm.records.files import disk_problem, sync_folder
+from clusterlm.records.files import disk_problem, sync_file, sync_folder
 from clusterlm.runs.asked import Asked
 from clusterlm.spec import TrainSpec
 from clusterlm.units import show_seconds
@@ -81,9 +81,19 @@ class Learned:
     """Of the last attempt."""
 
 
+def unfinished_of(output: Path) -> Path:
+    """Where it stands before it is whole."""
+    return output.with_name(f".{output.name}.unfinished")
+
+
 def write_result(unfinished: Path, output: Path) -> None:
     """Give the folder its name; an older result of the same run gives way."""
     try:
+        usual = (unfinished / "README.md").stat().st_mode
+        for file in unfinished.rglob("*"):
+            if file.is_file():
+                file.chmod(usual)  # safetensors lets nobody but the owner read
+                sync_file(file)
         shutil.rmtree(output, ignore_errors=True)
         unfinished.rename(output)
         sync_folder(output.parent)

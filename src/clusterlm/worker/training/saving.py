@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 
 import torch.distributed as dist
 from safetensors import SafetensorError
@@ -22,7 +23,7 @@ from clusterlm.errors import RunError
 from clusterlm.records.files import disk_problem
 from clusterlm.units import show_bytes
 from clusterlm.worker.training import checkpoints
-from clusterlm.worker.training.checkpoints import UNFINISHED, Checkpoint
+from clusterlm.worker.training.checkpoints import UNFINISHED
 from clusterlm.worker.training.lines import append_line
 
 SAVED = "saved.jsonl"
@@ -38,17 +39,19 @@ BYTES_PER_SECOND = 200e6
 class Saver:
     """Of several processes each has one, and the first gives the checkpoints their names."""
 
-    def __init__(self, folder: Path, keep: int, last: Checkpoint | None, *, is_first: bool) -> None:
-        """`last`: what the training goes on from."""
+    def __init__(self, folder: Path, keep: int, *, is_first: bool) -> None:
         self._folder = folder
         self._keep = keep
         self._is_first = is_first
-        self._last = last
         self._account: Path | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sealing")
         self._sealing: Future[None] | None = None
-        self.longest_seconds = 0.0
-        """From the first byte to the name."""
+        self._estimate = self._longest = 0.0
+
+    @property
+    def longest_seconds(self) -> float:
+        """From the first byte to the name; before the first checkpoint an estimate."""
+        return self._longest or self._estimate
 
     def write_to(self, account: Path) -> None:
         """The file for a line a checkpoint."""
@@ -57,6 +60,15 @@ class Saver:
     def unfinished(self, step: int) -> Path:
         path = checkpoints.folder_of(self._folder, step)
         return path.with_name(path.name + UNFINISHED)
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: object, trace: TracebackType | None) -> None:
+        """What was saved last is whole behind it; where another problem ended the work, that one is raised."""
+        with contextlib.suppress(*([RunError] if kind else [])):
+            self.settle()
+        self._thread.shutdown()
 
     def save(self, step: int, processes: int, write: Callable[[], None]) -> None:
         """`write` writes what is to be saved into `unfinished`, on each process its own; RunError where it cannot."""
@@ -84,11 +96,11 @@ class Saver:
 
     def estimate(self, checkpoint_bytes: int) -> None:
         """Before the first is written, how long one takes."""
-        self.longest_seconds = max(self.longest_seconds, checkpoint_bytes / BYTES_PER_SECOND)
+        self._estimate = checkpoint_bytes / BYTES_PER_SECOND
 
     def check_room(self, checkpoint_bytes: int, result_bytes: int) -> None:
         """RunError where the disk has none for what will be there at once: those kept and a new one, or the result."""
-        missing = max(0, self._keep - checkpoints.count(self._folder))
+        missing = max(0, self._keep - len(checkpoints.named(self._folder)))
         needed = max((missing + 1) * checkpoint_bytes, missing * checkpoint_bytes + result_bytes)
         free = shutil.disk_usage(self._folder.parent).free
         if free < needed:
@@ -98,6 +110,19 @@ class Saver:
             )
             hint = "free space, lower --keep-checkpoints, or name an OUTPUT on another disk"
             raise RunError(problem, where=str(self._folder), hint=hint)
+
+    @contextlib.contextmanager
+    def told_of(self, what: str, where: Path, unfinished: Path) -> Iterator[None]:
+        """What the disk refuses, as a RunError; nothing unfinished stays."""
+        try:
+            yield
+        except (Exception, CheckpointException) as problem:
+            said = refusal(problem)
+            if said is None:
+                raise
+            shutil.rmtree(unfinished, ignore_errors=True)
+            hint = f"free space, and the same command continues; {self._safe()}"
+            raise RunError(f"{what}: {said}", where=str(where), hint=hint) from problem
 
     def what_is_safe(self) -> str:
         """For errors: up to where nothing is lost."""
@@ -110,31 +135,24 @@ class Saver:
     def _seal(self, step: int, processes: int, began: float) -> None:
         written = self.unfinished(step) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         with self._refusals(step):
-            self._last = checkpoints.seal(written, checkpoints.folder_of(self._folder, step), step, processes)
+            sealed = checkpoints.seal(written, checkpoints.folder_of(self._folder, step), step, processes)
         shutil.rmtree(self.unfinished(step), ignore_errors=True)
         checkpoints.prune(self._folder, self._keep)
         seconds = time.monotonic() - began
-        self.longest_seconds = max(self.longest_seconds, seconds)
+        self._longest = max(self._longest, seconds)
         if self._account is not None:
-            append_line(self._account, {"step": step, "seconds": round(seconds, 4), "bytes": self._last.bytes})
+            append_line(self._account, {"step": step, "seconds": round(seconds, 4), "bytes": sealed.bytes})
 
     @contextlib.contextmanager
     def _refusals(self, step: int) -> Iterator[None]:
-        """What the disk refuses, as a RunError; nothing unfinished stays."""
-        try:
+        with self.told_of(f"step {step:,} cannot be saved", self._folder, self.unfinished(step)):
             yield
-        except (Exception, CheckpointException) as problem:
-            said = refusal(problem)
-            if said is None:
-                raise
-            shutil.rmtree(self.unfinished(step), ignore_errors=True)
-            hint = f"free space, and the same command continues; {self._safe()}"
-            raise RunError(f"step {step:,} cannot be saved: {said}", where=str(self._folder), hint=hint) from problem
 
     def _safe(self) -> str:
-        if self._last is None:
+        whole = checkpoints.named(self._folder)
+        if not whole:
             return "no checkpoint was saved before"
-        return f"all up to step {self._last.step:,} is safe in {self._last.path}"
+        return f"all up to step {checkpoints.step_of(whole[-1]):,} is safe in {whole[-1]}"
 
     def _meet(self) -> None:
         if dist.is_initialized():
