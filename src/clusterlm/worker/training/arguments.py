@@ -34,7 +34,8 @@ def arguments_of(
     """`folder`: of the checkpoints; `spread`: what the strategy adds."""
     count = shares.steps.count
     is_checkpointed = bool(spec.gradient_checkpointing) and "fsdp" not in spread  # FSDP has its own, see strategies
-    further: dict[str, Any] = {CHECKPOINTING: is_checkpointed, **spread}
+    half = {"bf16": precision.autocast is torch.bfloat16, "fp16": precision.autocast is torch.float16}
+    further: dict[str, Any] = {CHECKPOINTING: is_checkpointed, **half, **spread}
     arguments = SFTConfig(
         output_dir=str(folder),
         max_steps=count,
@@ -50,8 +51,6 @@ def arguments_of(
         max_grad_norm=spec.max_grad_norm,
         optim=OPTIMIZERS[spec.optimizer],
         seed=spec.seed,
-        bf16=precision.autocast is torch.bfloat16,
-        fp16=precision.autocast is torch.float16,
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
         # Our loader deals the batches out, and begins at the step that is next.

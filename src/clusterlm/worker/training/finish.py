@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from clusterlm.worker.training.lines import read_lines
 from clusterlm.worker.training.result import Learned, card, curve_of, unfinished_of, write_result
+from clusterlm.worker.training.strategies import load_whole_from_now_on, whole_weights
 from clusterlm.worker.training.tokens import Tokens
 from clusterlm.worker.training.trainer import Trainer
 from clusterlm.worker.training.work import HELD_OUT, METRICS, Work
@@ -25,7 +26,7 @@ def write_model(work: Work, trainer: Trainer, tokenizer: Any, learned: Tokens) -
     unfinished = unfinished_of(output)
     if work.is_first:
         shutil.rmtree(unfinished, ignore_errors=True)
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    weights = whole_weights(trainer, of_adapter=work.spec.method != "full")
     if work.is_first:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         model.config.use_cache = True
@@ -62,6 +63,7 @@ def _save(work: Work, model: Any, weights: Any, folder: Path) -> None:
     adapter = folder / ADAPTER if work.spec.merge else folder
     model.save_pretrained(adapter, state_dict=weights)
     if work.spec.merge:
+        load_whole_from_now_on()
         # Anew, and on the CPU: what is in memory may be cut into parts, or be of 4 bits.
         base = AutoModelForCausalLM.from_pretrained(work.asked.model_path, dtype="auto")
         PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)

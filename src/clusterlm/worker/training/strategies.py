@@ -17,8 +17,11 @@ from typing import Any, Literal
 
 import torch
 from accelerate.state import PartialState
-from accelerate.utils import DistributedType, enable_fsdp_ram_efficient_loading
+from accelerate.utils import DistributedType, disable_fsdp_ram_efficient_loading, enable_fsdp_ram_efficient_loading
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
+from transformers import training_args
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from clusterlm.errors import RunError, UsageError
 from clusterlm.spec import TrainSpec
@@ -46,7 +49,9 @@ def spread_of(name: Name, spec: TrainSpec, precision: Precision) -> dict[str, An
     if name == "fsdp":
         return {"use_cpu": False, "fsdp": True, "fsdp_config": fsdp_config(spec)}
     if name in STAGES:
-        return {"use_cpu": False, "deepspeed": deepspeed_config(STAGES[name], spec, precision)}
+        config = deepspeed_config(STAGES[name], spec, precision)
+        # DeepSpeed keeps float32 copies beside weights of 16 bits by itself, and the trainer must know of it.
+        return {"use_cpu": False, "deepspeed": config, "bf16": config["bf16"]["enabled"]}
     return {"use_cpu": not torch.accelerator.is_available()}
 
 
@@ -123,6 +128,24 @@ def rehearse_without_accelerator() -> None:
         return "gloo", DistributedType.MULTI_GPU
 
     PartialState._prepare_backend = on_gloo
+    training_args.is_torch_bf16_gpu_available = lambda: True  # and CPUs have bfloat16
+
+
+def whole_weights(trainer: Any, *, of_adapter: bool) -> dict[str, Any]:
+    """Gathered by all processes for the first one: all weights, or of an adapter its own alone."""
+    model = trainer.model_wrapped
+    if of_adapter and trainer.is_fsdp_enabled:
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        return get_model_state_dict(model, options=options)
+    if of_adapter and trainer.is_deepspeed_enabled and model.zero_optimization_partition_weights():
+        return dict(model._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True) or {})
+    return dict(trainer.accelerator.get_state_dict(model) or {})
+
+
+def load_whole_from_now_on() -> None:
+    """A model that one process loads for itself when the training is done."""
+    disable_fsdp_ram_efficient_loading()
+    unset_hf_deepspeed_config()
 
 
 def check_cut(name: Name, model: Any, processes: int) -> None:
