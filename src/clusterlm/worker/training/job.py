@@ -26,6 +26,7 @@ from clusterlm.worker.training.arguments import arguments_of
 from clusterlm.worker.training.carrying import carry, must_be_carried
 from clusterlm.worker.training.checkpoints import Checkpoint
 from clusterlm.worker.training.finish import write_model
+from clusterlm.worker.training.handover import hand_over
 from clusterlm.worker.training.lessons import encode, lessons, pad_token, usual_rows
 from clusterlm.worker.training.lines import append_line, read_lines
 from clusterlm.worker.training.model import adapter_config, attention_of, load_for_training, row_tokens
@@ -236,6 +237,8 @@ def _begin(
             {**describe_process(device, PACKAGES), "model": describe_model(work.asked), "training": spread}
         )
         overseer.write_to(file.with_name(METRICS), file)
+        if processes > 1:
+            hand_over(file.parent, trainer, work.place.run.path)
         saver.write_to(file.with_name(SAVED))
     if first_step == 0:
         trainer.evaluate()
