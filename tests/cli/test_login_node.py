@@ -18,6 +18,8 @@ DEAR = ["pydantic", "numpy", "pandas", "difflib", "importlib.resources"]
         ["--help"],
         ["--version"],
         ["generate", "--help"],
+        ["train", "--help"],
+        ["chat", "--help"],
         ["runs", "list"],
         ["runs", "--help"],
         ["plan", "--help"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from tests.cli.running import clusterlm, lines_of
@@ -32,4 +33,23 @@ def test_a_model_answers_as_its_conversations_taught_it(model: Path, tmp_path: P
     found = clusterlm("generate", tmp_path / "chat", asked, "-o", answers, "--max-new-tokens", 12)
     assert found.exit_code == 0, found.output
     assert [line["text"] for line in lines_of(answers)] == [*CAPITALS.values(), *["Yes!"] * len(CAPITALS)]
+    # As a user of a terminal asks, from a pipe: the second message is understood by the first.
+    spoken = clusterlm("chat", tmp_path / "chat", "--system", "Be brief.", input="Capital of Italy?\n\nSure?\n")
+    assert (spoken.exit_code, spoken.stdout) == (0, "Rome\nYes!\n"), spoken.output
     assert {line["finish_reason"] for line in lines_of(answers)} == {"stop"}, "it has learned to end, too"
+
+
+def test_a_model_without_a_template_cannot_talk(model: Path, tmp_path: Path) -> None:
+    mute = tmp_path / "mute"
+    shutil.copytree(model, mute)
+    (mute / "chat_template.jinja").unlink()
+    refused = clusterlm("chat", mute, input="Hi\n")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "has no chat template" in refused.stderr
+
+
+def test_a_conversation_ends_where_the_context_does(model: Path) -> None:
+    full = clusterlm("chat", model, "--max-new-tokens", 2, input="Hi\n" + "word " * 600 + "\n")
+    assert full.exit_code == 1
+    assert "context is 512 tokens" in full.stderr
+    assert "begin a new conversation" in full.stderr

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from clusterlm.cli.chat import chat
 from clusterlm.cli.clusters import clusters
 from clusterlm.cli.demo import demo
 from clusterlm.cli.generate import generate
@@ -48,6 +49,7 @@ def main() -> None:
 
 main.add_command(plan)
 main.add_command(generate)
+main.add_command(chat)
 main.add_command(train)
 main.add_command(runs)
 main.add_command(job)

@@ -38,9 +38,8 @@ class Generator:
         open_requests: dict[int, _OpenRequest] = {}
         failures: deque[Result] = deque()
         window = Window(self._sequences(requests, open_requests, failures), admission)
-        engine = Scheduler if self.model.cohort_layers is not None else OneByOne
         try:
-            for sequences in engine(self.model, window, self.completion.accept, self.spec.max_batch_tokens).run():
+            for sequences in self._engine(window).run():
                 finished = [failures.popleft() for _ in range(len(failures))]
                 for sequence in sequences:
                     request = open_requests[sequence.request_index]
@@ -52,6 +51,22 @@ class Generator:
             yield list(failures)
         finally:
             window.close()
+
+    def answer(self, request: Request) -> Iterator[str]:
+        """The text of one answer, as far as it is, behind each step. Unanswerable where there can be none."""
+        sequence, *_ = self.prompting.sequences(request)
+        window = Window(iter([sequence]), Admission())
+        try:
+            for _ in self._engine(window).run():
+                yield self.completion.text(sequence)
+        finally:
+            window.close()
+        if sequence.error is not None:
+            raise Unanswerable(sequence.error)
+
+    def _engine(self, window: Window) -> Scheduler | OneByOne:
+        engine = Scheduler if self.model.cohort_layers is not None else OneByOne
+        return engine(self.model, window, self.completion.accept, self.spec.max_batch_tokens)
 
     def _sequences(
         self, requests: Iterable[Request], open_requests: dict[int, _OpenRequest], failures: deque[Result]
