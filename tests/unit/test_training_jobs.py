@@ -22,11 +22,14 @@ from clusterlm.runs.asked import Asked
 from clusterlm.runs.attempt import Attempt, write_json
 from clusterlm.runs.before.plan import of_idle_gpus, of_ram, of_time
 from clusterlm.runs.before.room import of_room
+from clusterlm.runs.chain import Caps, Past, why_not_continue
 from clusterlm.runs.decided import asked_of_job
 from clusterlm.runs.folder import RunFolder, folder_for, open_run
 from clusterlm.runs.gained import count_results
 from clusterlm.runs.order import Order, Terms, order
+from clusterlm.runs.past import past_of
 from clusterlm.runs.submit import write_order
+from clusterlm.runs.told import told
 from clusterlm.spec import TrainSpec, make_spec
 
 MISTRAL = "mistralai/Mistral-7B-v0.1"
@@ -121,7 +124,7 @@ def test_a_job_works_by_what_was_decided_and_the_results_depend_on_nothing_of_it
     open_run(run, asked, restart=False)
     made = ordered(asked, lumi, Wishes(gpus=8))
     write_order(run, made, {})
-    told = asked_of_job(run)
+    told = asked_of_job(run, 8)
     assert told.spec.strategy == made.best.wishes.strategy
     assert told.spec.micro_batch == made.best.case.workload.batch
     assert told.spec.gradient_checkpointing is made.best.case.workload.checkpointing
@@ -205,10 +208,38 @@ def lines(path: Path, steps: Any) -> None:
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in steps))
 
 
+def test_where_the_memory_of_one_of_several_was_too_small_the_next_attempt_takes_half_at_once(
+    lumi: Cluster, tmp_path: Path
+) -> None:
+    asked = wanted(tmp_path, micro_batch=4, strategy="fsdp")
+    run = folder_for(asked.spec)
+    open_run(run, asked, restart=False)
+    write_order(run, ordered(asked, lumi, Wishes(gpus=8)), {})
+    for rows in (4, 2, 1):
+        assert asked_of_job(run, 8).spec.micro_batch == rows
+        assert asked_of_job(run, 16).spec.micro_batch == 4, "of as many processes alone something is known"
+        past = out_of_memory(run, rows)
+        reason = why_not_continue([past, past], Caps())
+        assert (reason is None) == (rows > 1), "one row is the least"
+    assert reason is not None and "another try would not help: a GPU ran out of memory" in reason
+
+
+def out_of_memory(run: RunFolder, rows: int) -> Past:
+    """Of an attempt of 8 processes, of which the second said so."""
+    attempt = Attempt(path=run.new_attempt(), began=0.0, job="12")
+    attempt.write()
+    write_json(attempt.file("environment.json"), {"training": {"processes": 8, "micro_batch": rows}})
+    problem = "CUDA out of memory. Tried to allocate 2.00 GiB."
+    outcome = {"outcome": "failed", "exit_status": 70, "kind": "OutOfMemoryError", "problem": problem}
+    write_json(attempt.file("outcome.json", 1), outcome)
+    [one] = told([attempt])
+    return past_of(run, one, None)
+
+
 def test_a_damaged_submission_of_a_job_says_so(lumi: Cluster, tmp_path: Path) -> None:
     asked = wanted(tmp_path)
     run = folder_for(asked.spec)
     open_run(run, asked, restart=False)
     (run.path / "submission.json").write_text("{")
     with pytest.raises(RunError, match="cannot be read"):
-        asked_of_job(RunFolder(run.path))
+        asked_of_job(RunFolder(run.path), 8)

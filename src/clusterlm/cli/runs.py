@@ -42,7 +42,7 @@ def list_(as_json: bool) -> None:
     elif found:
         click.echo(runs_table(found))
     else:
-        click.echo("there is no run yet: clusterlm generate begins one", err=True)
+        click.echo("there is no run yet: clusterlm generate and clusterlm train begin one", err=True)
 
 
 @runs.command()

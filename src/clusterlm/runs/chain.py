@@ -41,10 +41,12 @@ class Past:
     """Slurm's word, where Slurm was asked."""
     cancelled_by: str | None = None
     diagnosis: Diagnosis | None = None
+    can_take_less: bool = False
+    """Its memory was too small for what it took at once; the next attempt takes less."""
 
     @property
     def is_fruitless(self) -> bool:
-        return not self.new_results and not self._is_by_the_cluster
+        return not self.new_results and not self._is_by_the_cluster and not self.can_take_less
 
     @property
     def _is_by_the_cluster(self) -> bool:
@@ -61,7 +63,7 @@ def why_not_continue(past: Sequence[Past], caps: Caps) -> str | None:
     last = past[-1]
     if last.state == "CANCELLED":
         return f"job {last.attempt.job} was cancelled by {last.cancelled_by or 'its user'}"
-    if last.diagnosis is not None and not last.diagnosis.worth_another_try:
+    if last.diagnosis is not None and not last.diagnosis.worth_another_try and not last.can_take_less:
         return f"another try would not help: {last.diagnosis.sentence}"
     fruitless = [one.is_fruitless for one in past[-FRUITLESS:]]
     if len(fruitless) == FRUITLESS and all(fruitless):

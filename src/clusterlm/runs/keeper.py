@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from clusterlm.errors import RunError, SlurmError
 from clusterlm.runs import journal
+from clusterlm.runs.at_once import can_take_less
 from clusterlm.runs.attempt import Attempt, attempt_of_this_job
 from clusterlm.runs.chain import Past, why_not_continue
 from clusterlm.runs.folder import RunFolder
@@ -270,4 +271,5 @@ def _end_said(run: RunFolder, attempt: Attempt, status: int) -> str:
         return f"stopped ({worst['reason']}); {new}"
     diagnosis = diagnosis_of(run, attempt, exit_status=status)
     why = f": {diagnosis.sentence}" if diagnosis else ""
-    return f"ended with exit status {status}{why}; {new}"
+    less = "; the next takes half as much at once" if can_take_less(attempt) else ""
+    return f"ended with exit status {status}{why}; {new}{less}"

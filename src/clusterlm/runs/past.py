@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from clusterlm.runs.at_once import can_take_less
 from clusterlm.runs.attempt import Attempt
 from clusterlm.runs.chain import Past
 from clusterlm.runs.diagnosis import Diagnosis, Evidence, diagnose
@@ -29,6 +30,7 @@ def past_of(run: RunFolder, one: Told, status: JobStatus | None) -> Past:
         seconds=one.seconds,
         new_results=count_results(one.attempt),
         unit=run.unit(),
+        can_take_less=can_take_less(one.attempt),
         state=state,
         cancelled_by=cancelled_by,
         diagnosis=diagnosis_of(

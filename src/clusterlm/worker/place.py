@@ -24,7 +24,7 @@ class Place:
 
     def asked(self) -> Asked[Any]:
         """What is to be done; in a job with what its plan decided."""
-        return self.run.read_asked() if self.attempt is None else asked_of_job(self.run)
+        return self.run.read_asked() if self.attempt is None else asked_of_job(self.run, self.ranks.ranks)
 
     @property
     def part(self) -> Part:

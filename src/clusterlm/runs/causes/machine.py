@@ -33,7 +33,8 @@ MEMORY = (
             rf"already allocated; (?P<free>{AMOUNT}|0 bytes) free",
         ),
         sentence="a GPU ran out of memory[: {wanted} more was asked for][, {free} was free][ of {capacity}]",
-        fix="a lower --max-batch-tokens, smaller weights (--quantize nf4), or more GPUs; clusterlm plan says what fits",
+        fix="a lower --max-batch-tokens or --micro-batch, smaller weights (--quantize nf4), or more GPUs;"
+        " clusterlm plan says what fits",
         again="after progress",
     ),
     Cause(
