@@ -89,6 +89,7 @@ FLAGS: list[tuple[list[object], int, list[str]]] = [
     (["--dtype", "int3"], 2, ["dtype", "int3", "bfloat16"]),
     (["--learning-rate", 0], 2, ["learning_rate", "greater than 0"]),
     (["--strategy", "fsdp"], 2, ["--strategy", "--gpus 2"]),
+    (["--strategy", "single", "--gpus", 2], 2, ["'single': is one process, and gpus is 2"]),
     (["--eval-fraction", 0.999], 1, ["--eval-fraction", "none would be left"]),
     (["--report-to", "mlflow"], 1, ["mlflow", "pip install mlflow"]),
     (["--optimizer", "adam"], 2, ["optimizer = 'adam'", "adamw"]),

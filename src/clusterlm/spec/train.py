@@ -104,6 +104,8 @@ class TrainSpec(TaskSpec):
                 "dtype = 'float16': weights of float16 cannot be trained, for small changes are lost;"
                 " auto keeps them in float32 and computes in 16 bits"
             )
+        if self.strategy == "single" and (self.gpus or 1) > 1:
+            yield f"strategy = 'single': is one process, and gpus is {self.gpus}"
         if self.gpus is not None and self.gpus > self.global_batch_size:
             yield (
                 f"global_batch_size = {self.global_batch_size}: {self.gpus} processes share these sequences,"

@@ -85,8 +85,11 @@ def _run(work: Work, on_work: Callable[[], None]) -> Progress:
 class _Ready:
     """All that is known before the model is loaded."""
 
+    strategy: Name
     adapter: LoraConfig | None
     precision: Precision
+    attention: str
+    is_packed: bool
     row_tokens: int
     tokenizer: Any
     learned: Tokens
@@ -94,25 +97,28 @@ class _Ready:
 
 
 def _prepare(work: Work) -> _Ready:
+    """What costs little is checked first, the data is encoded last."""
     path, spec = work.asked.model_path, work.spec
     quiet()
+    strategy = strategy_of(spec, work.place.ranks.ranks)
+    precision = precision_of(spec)
     limit = row_tokens(read_config(path), spec)
     adapter = adapter_config(path, spec)
-    precision = precision_of(spec)
+    attention = attention_of(path, spec)
+    is_packed, note = decide_packing(path, spec, attention)
+    if note:
+        work.say(f"note: {note}")
     tokenizer = load_tokenizer(path)
-    return _Ready(adapter, precision, limit, tokenizer, *encode(work, tokenizer, limit))
+    learned, held_out = encode(work, tokenizer, limit)
+    return _Ready(strategy, adapter, precision, attention, is_packed, limit, tokenizer, learned, held_out)
 
 
 def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) -> Progress:
     asked, spec = work.asked, work.spec
     checkpoint = _newest(work)
     first_step = checkpoint.step if checkpoint else 0
-    strategy = strategy_of(spec, work.place.ranks.ranks)
-    attention = attention_of(asked.model_path, spec)
-    is_packed, note = decide_packing(asked.model_path, spec, attention)
-    if note:
-        work.say(f"note: {note}")
-    collator = Collator(pad_token(ready.tokenizer), is_packed=is_packed)
+    strategy, attention = ready.strategy, ready.attention
+    collator = Collator(pad_token(ready.tokenizer), is_packed=ready.is_packed)
     lesson, held_out = lessons(work, ready.learned, ready.held_out, ready.row_tokens, rows, collator)
     steps = lesson.shares.steps
     saver = Saver(work.place.run.checkpoints, spec.keep_checkpoints, is_first=work.is_first)
