@@ -118,6 +118,21 @@ def test_numbers_that_do_not_share_a_step_alike_are_refused_by_the_flags_of_trai
 # ------------------------------------------------------------------------------------------- what its worker is told
 
 
+def test_more_gpus_than_texts_are_refused(lumi: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="8 GPUs share a step, and there are 5 texts to learn from") as refusal:
+        ordered(wanted(tmp_path, examples=5), lumi, Wishes(gpus=8))
+    assert refusal.value.hint == "at most --gpus 5"
+
+
+def test_a_run_that_was_begun_on_several_gpus_goes_on_with_one(lumi: Cluster, tmp_path: Path) -> None:
+    asked = wanted(tmp_path, gpus=8, strategy="auto", method="lora")
+    run = folder_for(asked.spec)
+    open_run(run, asked, restart=False)
+    write_order(run, ordered(asked, lumi, Wishes(gpus=1)), {})
+    told = asked_of_job(run, 1).spec
+    assert (told.gpus, told.strategy) == (1, "single")
+
+
 def test_a_job_works_by_what_was_decided_and_the_results_depend_on_nothing_of_it(lumi: Cluster, tmp_path: Path) -> None:
     asked = wanted(tmp_path, learning_rate=0.001)
     run = folder_for(asked.spec)

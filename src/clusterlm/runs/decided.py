@@ -14,16 +14,14 @@ if TYPE_CHECKING:  # what plans knows Slurm's words, which the worker has no nee
     from clusterlm.planning.candidates import Candidate
     from clusterlm.spec import TrainSpec
 
-NOT_OF_A_JOB = ("output", "gpus")
-"""Settings that change no result, and that a job does not need to be told."""
-
 
 def decided(spec: TrainSpec, best: Candidate) -> dict[str, Any]:
     """All settings that change no result: the plan was made with the user's own, and has chosen the others."""
     case = best.case
-    own = spec.model_dump(mode="json", include=set(spec.NOT_IN_RESULTS).difference(NOT_OF_A_JOB))
+    own = spec.model_dump(mode="json", include=set(spec.NOT_IN_RESULTS) - {"output"})
     return {
         **own,
+        "gpus": case.strategy.gpus,
         "strategy": best.wishes.strategy,
         "offload": case.strategy.offload,
         "micro_batch": spec.micro_batch or case.workload.batch,

@@ -5,6 +5,7 @@ answers.jsonl.run/
   run.json          the same checked, with what the results depend on: model and input by their content
   input.*           the requests, where they came from standard input
   results.jsonl     one line per finished request, appended and synced, in the order they finished
+  data/ checkpoints/  of a training: its texts as tokens, and what a later attempt goes on from
   attempts/1/       environment.json (versions, device), progress.json; a second attempt follows an interrupted first
   finished.json     written last, when the output file is complete
   run.lock          held by the process at work
@@ -341,8 +342,7 @@ def _remembered() -> list[RunFolder]:
         lines = (_state_folder() / "runs.txt").read_text().splitlines()
     except OSError:
         return []
-    runs = [RunFolder(Path(line)) for line in dict.fromkeys(lines)]
-    return runs
+    return [RunFolder(Path(line)) for line in dict.fromkeys(lines)]
 
 
 def find_run(name: str) -> RunFolder:

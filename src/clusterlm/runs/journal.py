@@ -49,7 +49,7 @@ class Entry:
 
 def note(path: Path, event: Event, said: str, *, job: str | None = None, **details: Any) -> Entry:
     """Append to the journal at `path`; on the disk when this returns."""
-    entry = Entry(round(time.time(), 3), event, said, job, details)
+    entry = Entry(round(time.time(), 6), event, said, job, details)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:

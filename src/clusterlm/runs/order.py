@@ -20,7 +20,7 @@ from clusterlm.runs.asked import Asked
 from clusterlm.runs.decided import decided
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.request import job_of
-from clusterlm.runs.steps import steps_of
+from clusterlm.runs.steps import encoded, learned_examples, steps_of
 from clusterlm.runs.submission import Submission
 from clusterlm.runs.told import attempts_of
 from clusterlm.runs.wished import QUANTISED, wishes_of
@@ -105,6 +105,8 @@ def order(
     else:
         found, shards = _in_shards(search, cluster, wishes, asked, run, terms)
     best = _best(found, asked, search)
+    if is_training:
+        _refuse_more_than_texts(best, asked, run)
     job = replace(_job(best, asked, run, shards, terms), environment=_environment(cluster, asked, terms))
     submission = Submission(
         cluster=cluster.name,
@@ -130,6 +132,16 @@ def _refuse_shards(terms: Terms) -> None:
             flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
             problem = "a training is one piece of work: each of its steps follows from the one before"
             raise UsageError(problem, where=flag, hint="leave it out; --gpus or --nodes let more of them share a step")
+
+
+def _refuse_more_than_texts(best: Candidate, asked: Asked[TrainSpec], run: RunFolder) -> None:
+    """Long texts are split: they are at least as many sequences as there are of full length in their tokens."""
+    gpus, each = best.case.strategy.gpus, best.case.workload.sequence_tokens
+    known, examples = encoded(run), learned_examples(asked.spec.model_dump(), asked.requests)
+    sequences = known.sequences if known else max(examples, (best.asked.dataset_tokens or 0) // each)
+    if gpus > sequences:
+        problem = f"{gpus} GPUs share a step, and there are {sequences:,} texts to learn from"
+        raise UsageError(problem, where="--gpus", hint=f"at most --gpus {sequences}")
 
 
 def _training(search: Search, cluster: Cluster, wishes: Wishes, terms: Terms) -> Plan:
