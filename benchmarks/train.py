@@ -410,6 +410,8 @@ def main() -> None:
 def conditions(work: Work, lengths: list[int], data: Path | None) -> str:
     from importlib.metadata import version
 
+    import torch
+
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
     source = data.name if data else "Python's library"
     held = sum(max(some) * len(some) for some in batches(lengths, work.batch))
@@ -417,7 +419,8 @@ def conditions(work: Work, lengths: list[int], data: Path | None) -> str:
         f"Llama {work.size}, {work.method}, {work.dtype}; {source}: {work.steps} steps of {work.sequences} sequences,"
         f" {sum(lengths):,} tokens, median {statistics.median(lengths):.0f}, longest {max(lengths)}; in batches of"
         f" {work.batch} real tokens are {sum(lengths) / held:.0%}\n"
-        f"{packages}; {os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}"
+        f"{packages}; {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.machine()},"
+        f" load {os.getloadavg()[0]:.1f}"
     )
 
 

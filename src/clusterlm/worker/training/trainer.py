@@ -22,6 +22,8 @@ from clusterlm.worker.training.steps import Shares, StepBatches
 from clusterlm.worker.training.tokens import Tokens
 
 Carried = Callable[["Trainer"], None]
+MOST_LOGITS_BYTES = 2**28
+"""On a CPU; of more TRL's head keeps fewer in memory."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,17 @@ class Trainer(SFTTrainer):
         return DataLoader(
             Rows(lesson.tokens), batch_sampler=batches, collate_fn=lesson.collator, generator=torch.Generator()
         )
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **settings: Any) -> Any:
+        """TRL's head computes the logits again in the backward pass, so as not to keep them, and measures more than the
+        loss. A CPU without its kernel does better to keep them while they are few.
+        """
+        ids = inputs["input_ids"]
+        own: Any = self.model
+        logits_bytes = 4 * ids.numel() * own.config.get_text_config().vocab_size
+        is_chunked = ids.device.type != "cpu" or self.aux_loss_enabled or logits_bytes > MOST_LOGITS_BYTES
+        compute: Any = super().compute_loss if is_chunked else partial(transformers.Trainer.compute_loss, self)
+        return compute(model, inputs if is_chunked else {**inputs, "use_cache": False}, *arguments, **settings)
 
     def evaluate(self, *arguments: Any, **settings: Any) -> dict[str, float]:
         """What the trainer calls between two steps, and we before the first."""
