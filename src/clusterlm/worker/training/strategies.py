@@ -20,6 +20,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType, disable_fsdp_ram_efficient_loading, enable_fsdp_ram_efficient_loading
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import training_args
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -34,13 +35,14 @@ TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "f
 
 def strategy_of(spec: TrainSpec, processes: int) -> Name:
     """Of the processes that there are; UsageError where they cannot do what is asked for."""
+    where = f"--strategy {spec.strategy}"
     if processes == 1:
         if spec.strategy not in ("auto", "single"):
             hint = "--gpus 2 starts two processes, on a machine without GPUs too"
-            raise UsageError("shares the work of several processes, and this is one", where="--strategy", hint=hint)
+            raise UsageError("shares the work of several processes, and this is one", where=where, hint=hint)
         return "single"
     if spec.strategy == "single":
-        raise UsageError(f"is one process, and there are {processes}", where="--strategy", hint="--strategy ddp")
+        raise UsageError(f"is one process, and there are {processes}", where=where, hint="--strategy ddp")
     return "ddp" if spec.strategy == "auto" else spec.strategy
 
 
@@ -128,7 +130,7 @@ def rehearse_without_accelerator() -> None:
         return "gloo", DistributedType.MULTI_GPU
 
     PartialState._prepare_backend = on_gloo
-    training_args.is_torch_bf16_gpu_available = lambda: True  # and CPUs have bfloat16
+    setattr(training_args, "is_torch_bf16_gpu_available", lambda: True)  # noqa: B010 and CPUs have bfloat16
 
 
 def whole_weights(trainer: Any, *, of_adapter: bool) -> dict[str, Any]:
@@ -152,13 +154,25 @@ def check_cut(name: Name, model: Any, processes: int) -> None:
     """RunError where the model is not cut as the strategy says, whatever the libraries believe."""
     if processes == 1:
         return
-    parameters = list(model.parameters())
-    if name == "fsdp" and not any(isinstance(weight, DTensor) for weight in parameters):
-        raise _not_cut("FSDP", "the parameters are whole on every process")
-    if name == "zero3" and not all(hasattr(weight, "ds_id") for weight in parameters):
-        raise _not_cut("ZeRO-3", "the parameters are whole on every process")
-    if name in ("zero1", "zero2") and getattr(getattr(model, "optimizer", None), "partition_count", None) is None:
-        raise _not_cut(f"ZeRO-{STAGES[name]}", "the optimizer's state is whole on every process")
+    weights = [weight for weight in model.parameters() if weight.is_floating_point()]
+    if name == "fsdp" and not all(_is_cut_by_fsdp(weight, processes) for weight in weights):
+        raise _not_cut("FSDP", "there are parameters that are whole on every process")
+    if name == "zero3" and not all(_is_cut_by_zero(weight, processes) for weight in weights):
+        raise _not_cut("ZeRO-3", "there are parameters that are whole on every process")
+    if name in ("zero1", "zero2"):
+        parts = getattr(getattr(model, "optimizer", None), "partition_count", None)
+        if not parts or set(parts) != {processes}:
+            raise _not_cut(f"ZeRO-{STAGES[name]}", "the optimizer's state is whole on every process")
+    if name == "ddp" and not isinstance(model, DistributedDataParallel):
+        raise _not_cut("DDP", "the processes do not know of each other")
+
+
+def _is_cut_by_fsdp(weight: Any, processes: int) -> bool:
+    return isinstance(weight, DTensor) and weight.device_mesh.size() == processes and weight.placements[0].is_shard()
+
+
+def _is_cut_by_zero(weight: Any, processes: int) -> bool:
+    return hasattr(weight, "ds_id") and weight.ds_tensor.numel() == -(-weight.ds_numel // processes)
 
 
 def _not_cut(what: str, problem: str) -> RunError:
