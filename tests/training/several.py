@@ -1,7 +1,7 @@
 """Many trainings of several processes, one behind the other: the libraries are imported once, each process is a fork.
 
 `python -m tests.training.several LESSONS.json`, a list of {"processes": 2, "before": "code", settings of a TrainSpec}.
-As torchrun starts them, so do they start here; each prints into OUTPUT.log, and their exit statuses go to OUTPUT.status.
+They start as torchrun starts them; each prints into OUTPUT.log, and their exit statuses go to OUTPUT.status.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from clusterlm.runs.launch import prepare
 from clusterlm.spec import TrainSpec, make_spec
 from clusterlm.worker.__main__ import main
 
-SECONDS = 100
 IMPORTED = (accelerate, deepspeed, peft, torch, clusterlm)
 
 
