@@ -65,7 +65,7 @@ def assert_as_undisturbed(output: Path, expected: Path) -> None:
 
 @pytest.mark.slow
 def test_20_kills_change_no_weight(tiny: Callable[[str], Path], texts: Path, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "global_batch_size": 4}  # 48 steps
+    settings = {**SETTINGS, "global_batch_size": 2}  # 96 steps
     undisturbed, output, said = tmp_path / "undisturbed", tmp_path / "learned", tmp_path / "said.txt"
     attempt(prepared(tiny("llama"), texts, undisturbed, **settings))
     run = prepared(tiny("llama"), texts, output, **settings)
@@ -176,13 +176,12 @@ def a_step_that_never_ends() -> None:
     from clusterlm.worker.training import watchdog
     from clusterlm.worker.training.trainer import Trainer
 
-    steps = iter(range(3))
     as_usual = Trainer.training_step
 
-    def step(*arguments: Any, **settings: Any) -> Any:
-        if next(steps, None) is None:
+    def step(trainer: Any, *arguments: Any, **settings: Any) -> Any:
+        if trainer.state.global_step == 3:
             signal.pause()
-        return as_usual(*arguments, **settings)
+        return as_usual(trainer, *arguments, **settings)
 
     Trainer.training_step = step
     watchdog.Watchdog.__init__.__defaults__ = (3.0,)  # type: ignore[misc]
