@@ -88,8 +88,6 @@ def check_packages(spec: TaskSpec) -> None:
         problem = f"reports to {' and '.join(absent)}, not installed here"
         raise MissingPackage(problem, where="--report-to", hint=f"pip install {' '.join(absent)}")
     wanted = [*OF_TASK[spec.task], *(["bitsandbytes"] if _quantises(spec) else [])]
-    if isinstance(spec, TrainSpec) and spec.strategy.startswith("zero"):
-        wanted.append("deepspeed")
     wanted += ["deepspeed"] if isinstance(spec, TrainSpec) and spec.strategy.startswith("zero") else []
     missing = [name for name in wanted if find_spec(name) is None]
     if missing:
