@@ -168,7 +168,7 @@ def test_the_command_of_a_training_is_taken_and_its_job_is_that_of_the_plan(
         model_name=wishes[0],
         model_path=tmp_path,
         model_fingerprint="",
-        requests=1,
+        requests=1000,
         input_digest="",
     )
     made = order(asked, RunFolder(tmp_path / "OUTPUT.run"), cluster, shape, placing, terms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ CPUS, MEMORY_MIB = 8, 16000
 CGROUPS = Path("/sys/fs/cgroup")
 JOB_IDS = 60_000_000
 """Slurm's own end a little later."""
+JOBS_OF_A_LAB = 10_000
+"""More than one is asked for between two starts."""
 
 
 def configuration_files(layout: Layout, extra: str = "") -> Mapping[str, str]:
@@ -149,9 +152,20 @@ def _own(layout: Layout) -> dict[str, str]:
         "SlurmdLogFile": str(layout.log("slurmd-%n")),
         "SlurmctldDebug": "info",
         "SlurmdDebug": "info",
-        # A number that an earlier lab gave to a job must not mean another one today.
-        "FirstJobId": str(int(time.time()) % JOB_IDS + 1),
+        "FirstJobId": str(_first_job(layout)),
     }
+
+
+def _first_job(layout: Layout) -> int:
+    """A number that an earlier lab gave to a job must not mean another one today: by the clock, and beyond what the
+    lab in the same folder gave a moment ago.
+    """
+    by_clock = int(time.time()) % JOB_IDS + 1
+    try:
+        found = re.search(r"^FirstJobId=(\d+)$", layout.daemons_conf.read_text(), re.MULTILINE)
+    except OSError:
+        return by_clock
+    return max(by_clock, int(found[1]) + JOBS_OF_A_LAB) if found else by_clock
 
 
 def _processes(limited: bool) -> dict[str, str]:
