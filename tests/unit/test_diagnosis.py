@@ -166,6 +166,12 @@ def test_a_crash_in_compiled_code_is_told() -> None:
     assert told(python(f"import faulthandler; faulthandler.enable(); {code}")).cause == "crashed"
 
 
+def test_an_exception_goes_before_a_crash_at_the_end_of_its_process() -> None:
+    found = told(python("import atexit, os; atexit.register(os.abort); raise KeyError('the true cause')"))
+    assert found.cause == "unknown"
+    assert "KeyError: 'the true cause'" in found.sentence
+
+
 def test_an_instruction_that_the_processor_lacks_is_told() -> None:
     code = """
 import ctypes, mmap

@@ -31,6 +31,7 @@ NOISE = re.compile(
 """Lines that are there whatever the cause is."""
 LONGEST = 300
 """Letters of a sentence's quotation."""
+CRASHED = "crashed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,11 +178,13 @@ def _by_log(evidence: Evidence) -> Diagnosis | None:
     starts = list(STARTED_ANEW.finditer(evidence.log_tail))
     last = evidence.log_tail[starts[-1].end() :] if starts else evidence.log_tail
     found = found_in(last)
-    if found.first is not None:
-        return _diagnosis(found.first.cause, evidence, found.first)
-    by_status = _by_status(evidence)
-    if by_status is not None:
-        return by_status
+    by_sign = None if found.first is None else _diagnosis(found.first.cause, evidence, found.first)
+    surest = by_sign or _by_status(evidence)
+    if surest is not None and surest.cause == CRASHED and found.own_words:
+        # A library may also crash while its process ends by an exception, which says more.
+        return _in_its_own_words(evidence, found.own_words[-1], found.own_words[0])
+    if surest is not None:
+        return surest
     if starts and (sign := found_in(starts[-1][0]).first) is not None:
         return _diagnosis(sign.cause, evidence, sign)
     if found.own_words:
