@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from clusterlm.worker.demo_recipe import (
     ASSISTANT,
@@ -27,6 +26,7 @@ from clusterlm.worker.demo_recipe import (
     OnProgress,
     documents,
 )
+from clusterlm.worker.loading import quiet
 
 CARD = """---
 license: other
@@ -48,6 +48,7 @@ def make_demo_model(
     folder: Path, *, steps: int | None = None, on_progress: OnProgress | None = None, seed: int = 0
 ) -> DemoModel:
     """Train and save; `folder` appears whole at the end, or not at all."""
+    quiet()
     started = time.monotonic()
     steps = steps or RECIPE["steps"]
     prose = documents()
@@ -151,7 +152,6 @@ def _loss(model: LlamaForCausalLM, tokens: torch.Tensor) -> float:
 def _save(made: DemoModel, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     made.folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = made.folder.with_name(f"{made.folder.name}.{secrets.token_hex(4)}.unfinished")
-    transformers_logging.disable_progress_bar()
     try:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)

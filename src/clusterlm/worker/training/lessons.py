@@ -24,7 +24,7 @@ from clusterlm.worker.training.work import Work
 MICRO_BATCH = 4
 """Sequences of full length at once on an accelerator, where nothing else is asked for."""
 CPU_MICRO_BATCH_TOKENS = 1024
-"""On a CPU more at once are slower: they leave its caches. Measured in docs/concepts/training-speed.md."""
+"""On a CPU more at once were slower, and took memory: see docs/concepts/training-speed.md."""
 
 
 def encode(work: Work, tokenizer: Any, limit: int) -> tuple[Tokens, Tokens | None]:
