@@ -19,6 +19,7 @@ from clusterlm.planning.wishes import Wishes
 from clusterlm.runs import launch
 from clusterlm.runs import order as order_module
 from clusterlm.runs.asked import Asked
+from clusterlm.runs.at_once import rows_at_once
 from clusterlm.runs.attempt import Attempt, write_json
 from clusterlm.runs.before.plan import of_idle_gpus, of_ram, of_time
 from clusterlm.runs.before.room import of_room
@@ -129,7 +130,7 @@ def test_a_run_that_was_begun_on_several_gpus_goes_on_with_one(lumi: Cluster, tm
     run = folder_for(asked.spec)
     open_run(run, asked, restart=False)
     write_order(run, ordered(asked, lumi, Wishes(gpus=1)), {})
-    told = asked_of_job(run, 1).spec
+    told = asked_of_job(run).spec
     assert (told.gpus, told.strategy) == (1, "single")
 
 
@@ -139,7 +140,7 @@ def test_a_job_works_by_what_was_decided_and_the_results_depend_on_nothing_of_it
     open_run(run, asked, restart=False)
     made = ordered(asked, lumi, Wishes(gpus=8))
     write_order(run, made, {})
-    told = asked_of_job(run, 8)
+    told = asked_of_job(run)
     assert told.spec.strategy == made.best.wishes.strategy
     assert told.spec.micro_batch == made.best.case.workload.batch
     assert told.spec.gradient_checkpointing is made.best.case.workload.checkpointing
@@ -231,8 +232,8 @@ def test_where_the_memory_of_one_of_several_was_too_small_the_next_attempt_takes
     open_run(run, asked, restart=False)
     write_order(run, ordered(asked, lumi, Wishes(gpus=8)), {})
     for rows in (4, 2, 1):
-        assert asked_of_job(run, 8).spec.micro_batch == rows
-        assert asked_of_job(run, 16).spec.micro_batch == 4, "of as many processes alone something is known"
+        assert rows_at_once(run, 4, 8) == rows
+        assert rows_at_once(run, 4, 16) == 4, "of as many processes alone something is known"
         past = out_of_memory(run, rows)
         reason = why_not_continue([past, past], Caps())
         assert (reason is None) == (rows > 1), "one row is the least"
@@ -257,4 +258,4 @@ def test_a_damaged_submission_of_a_job_says_so(lumi: Cluster, tmp_path: Path) ->
     open_run(run, asked, restart=False)
     (run.path / "submission.json").write_text("{")
     with pytest.raises(RunError, match="cannot be read"):
-        asked_of_job(RunFolder(run.path), 8)
+        asked_of_job(RunFolder(run.path))

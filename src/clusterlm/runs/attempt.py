@@ -14,6 +14,9 @@ from clusterlm.records.files import write_whole
 ATTEMPT = "CLUSTERLM_ATTEMPT"
 """Names the attempt's folder to the processes of its job."""
 
+OUTCOMES = "CLUSTERLM_OUTCOMES"
+"""Names to several processes that no job started the folder in which each says how it ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -70,17 +73,26 @@ class Attempt:
 
     def file(self, name: str, rank: int = 0) -> Path:
         """results.jsonl of the first process, results.3.jsonl of the fourth."""
-        stem, suffix = name.split(".", 1)
-        return self.path / (f"{stem}.{rank}.{suffix}" if rank else name)
+        return file_of(self.path, name, rank)
 
     def outcomes(self) -> list[dict[str, Any]]:
         """How its processes ended, as far as they could say so; the first process first."""
-        found = sorted(self.path.glob("outcome*.json"), key=lambda path: (len(path.name), path.name))
-        return [json.loads(path.read_bytes()) for path in found]
+        return list(outcomes_in(self.path).values())
 
     def write(self) -> None:
         values = {name: value for name, value in asdict(self).items() if name != "path"}
         write_json(self.path / "attempt.json", values)
+
+
+def file_of(folder: Path, name: str, rank: int) -> Path:
+    stem, suffix = name.split(".", 1)
+    return folder / (f"{stem}.{rank}.{suffix}" if rank else name)
+
+
+def outcomes_in(folder: Path) -> dict[int, dict[str, Any]]:
+    """By rank, the first process first."""
+    found = {int(path.stem.partition(".")[2] or 0): path for path in folder.glob("outcome*.json")}
+    return {rank: json.loads(found[rank].read_bytes()) for rank in sorted(found)}
 
 
 def read_attempt(path: Path) -> Attempt:

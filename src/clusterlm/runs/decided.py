@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clusterlm.runs.asked import Asked
-from clusterlm.runs.at_once import rows_at_once
 from clusterlm.runs.folder import RunFolder
 from clusterlm.runs.submission import read_submission
 
@@ -29,11 +28,10 @@ def decided(spec: TrainSpec, best: Candidate) -> dict[str, Any]:
     }
 
 
-def asked_of_job(run: RunFolder, processes: int) -> Asked[Any]:
+def asked_of_job(run: RunFolder) -> Asked[Any]:
     """What a job of the run works on: as it was asked for, with what was decided for its jobs."""
     asked = run.read_asked()
     settings = read_submission(run).settings
     if settings is None:
         return asked
-    less = {"micro_batch": rows_at_once(run, settings["micro_batch"], processes)}
-    return replace(asked, spec=type(asked.spec)(**{**asked.spec.model_dump(), **settings, **less}))
+    return replace(asked, spec=type(asked.spec)(**{**asked.spec.model_dump(), **settings}))

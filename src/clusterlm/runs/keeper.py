@@ -271,5 +271,5 @@ def _end_said(run: RunFolder, attempt: Attempt, status: int) -> str:
         return f"stopped ({worst['reason']}); {new}"
     diagnosis = diagnosis_of(run, attempt, exit_status=status)
     why = f": {diagnosis.sentence}" if diagnosis else ""
-    less = "; the next takes half as much at once" if can_take_less(attempt) else ""
+    less = "; the next takes half as much at once" if can_take_less(attempt.path) else ""
     return f"ended with exit status {status}{why}; {new}{less}"

@@ -30,7 +30,7 @@ def past_of(run: RunFolder, one: Told, status: JobStatus | None) -> Past:
         seconds=one.seconds,
         new_results=count_results(one.attempt),
         unit=run.unit(),
-        can_take_less=can_take_less(one.attempt),
+        can_take_less=can_take_less(one.attempt.path),
         state=state,
         cancelled_by=cancelled_by,
         diagnosis=diagnosis_of(

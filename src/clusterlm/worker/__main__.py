@@ -135,10 +135,11 @@ class _Process:
             _say(progress.line())
 
     def _write(self, outcome: Outcome) -> None:
-        if self.place.attempt is None:
+        file = self.place.outcome_file()
+        if file is None:
             return
         try:
-            outcome.write(self.place.attempt, self.ranks.rank)
+            outcome.write(file)
         except (ClusterlmError, OSError) as problem:
             _say(f"how this process ended cannot be written down: {problem}")
 

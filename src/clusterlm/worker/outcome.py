@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from clusterlm.errors import ClusterlmError
-from clusterlm.runs.attempt import Attempt, write_json
+from clusterlm.runs.attempt import write_json
 from clusterlm.runs.progress import Progress
 
 DONE = 0
@@ -45,8 +46,8 @@ class Outcome:
     failed_records: int = 0
     """Of its part, by all attempts."""
 
-    def write(self, attempt: Attempt, rank: int) -> None:
-        write_json(attempt.file("outcome.json", rank), asdict(self))
+    def write(self, file: Path) -> None:
+        write_json(file, asdict(self))
 
 
 def finished(progress: Progress) -> Outcome:

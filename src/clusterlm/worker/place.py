@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clusterlm.runs.asked import Asked
-from clusterlm.runs.attempt import Attempt, Part, write_json
+from clusterlm.runs.attempt import OUTCOMES, Attempt, Part, file_of, write_json
 from clusterlm.runs.decided import asked_of_job
 from clusterlm.runs.folder import RunFolder
 from clusterlm.worker.ranks import Ranks
@@ -24,7 +25,7 @@ class Place:
 
     def asked(self) -> Asked[Any]:
         """What is to be done; in a job with what its plan decided."""
-        return self.run.read_asked() if self.attempt is None else asked_of_job(self.run, self.ranks.ranks)
+        return self.run.read_asked() if self.attempt is None else asked_of_job(self.run)
 
     @property
     def part(self) -> Part:
@@ -51,6 +52,11 @@ class Place:
     def progress_file(self) -> Path | None:
         """None before a process that was started by hand has begun."""
         return self.attempt.file("progress.json", self.ranks.rank) if self.attempt else None
+
+    def outcome_file(self) -> Path | None:
+        """Where it says how it ended; None where nobody asks for it."""
+        folder = self.attempt.path if self.attempt else os.environ.get(OUTCOMES)
+        return file_of(Path(folder), "outcome.json", self.ranks.rank) if folder else None
 
     def begin(self, environment: dict[str, Any]) -> Path:
         """Writes down with what it works; the file for its progress."""

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from peft import LoraConfig
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
+from clusterlm.runs.at_once import rows_at_once
 from clusterlm.runs.progress import Progress
 from clusterlm.worker.environment import describe_model, describe_process
 from clusterlm.worker.loading import load_tokenizer, quiet, read_config
@@ -68,7 +69,10 @@ def run_training(
 def _run(work: Work, on_work: Callable[[], None]) -> Progress:
     """Where the memory is too small for a micro-batch, again with half of it; the sequences of a step stay the same."""
     ready = _prepare(work)
-    rows = work.spec.micro_batch or usual_rows(ready.row_tokens)
+    wanted = work.spec.micro_batch or usual_rows(ready.row_tokens)
+    rows = rows_at_once(work.place.run, wanted, work.place.ranks.ranks)
+    if rows < wanted:
+        work.say(f"{rows} sequences at once: for {wanted} the memory was too small before")
     while True:
         try:
             return _train(work, ready, rows, on_work)
@@ -197,8 +201,8 @@ def _limits(work: Work) -> Limits:
 def _give_up(work: Work, progress: Progress, problem: str) -> NoReturn:
     """From the watchdog's thread, for the main one cannot."""
     hung = failed(TimeoutError(problem), progress)
-    if work.place.attempt is not None:
-        hung.write(work.place.attempt, work.place.ranks.rank)
+    if (file := work.place.outcome_file()) is not None:
+        hung.write(file)
     os.write(2, f"error: {problem}; the same command continues behind the last checkpoint\n".encode())
     os._exit(hung.exit_status)
 
