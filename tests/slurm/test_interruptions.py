@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]  # one-minute jobs must load 
 SETTINGS = ("--max-new-tokens", 32)
 SLOWLY = ("--max-batch-tokens", 400)
 """A few records at once: they finish all the time, and every one of the interruptions falls into the work."""
+ONE_MINUTE = ("--on", "auto", "--partition", "gpu", "--gpus", 1, "--time", "1:00")
 WORDS = ["the", "value", "of", "an", "object", "is", "returned", "when", "class", "statement"]
 
 
@@ -169,26 +170,33 @@ def test_a_killed_rank_ends_the_job_on_all_its_nodes_and_its_successor_goes_on(
     assert run_of(there)["attempts"] == 2
 
 
-def records_per_second(model: Path, prompts: Path, records: int, folder: Path) -> float:
-    """Of CPU time: what else the machine does meanwhile must not make the jobs' work look long."""
-    began = time.process_time()
-    assert clusterlm("generate", model, prompts, "-o", folder / "speed.jsonl", *SETTINGS, *SLOWLY).exit_code == 0
-    return records / (time.process_time() - began)
+def records_per_second_of_a_job(model: Path, folder: Path) -> float:
+    """Looked at in a job, while it works: on its node, with its threads, beside what else the machine does."""
+    prompts, output = write_prompts(folder / "many.txt", 100_000), folder / "speed.jsonl"
+    queued = clusterlm("generate", model, prompts, "-o", output, *SETTINGS, *SLOWLY, *ONE_MINUTE)
+    assert queued.exit_code == 0, queued.output
+    until(lambda: sum(results(output).values()) > 50, 120, "a job at work")
+    began, before = time.monotonic(), sum(results(output).values())
+    time.sleep(10)
+    done = sum(results(output).values()) - before
+    seconds = time.monotonic() - began
+    assert clusterlm("runs", "cancel", output).exit_code == 0
+    return done / seconds
 
 
 def test_a_chain_of_jobs_does_what_one_time_limit_is_too_short_for(
     lab: Lab, tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    model, some = tiny("llama"), write_prompts(tmp_path / "some.txt", 200)
-    seconds_of_work = 180  # of jobs that may take 60, and use some of it to load
-    records = round(records_per_second(model, some, 200, tmp_path) * seconds_of_work)
-    prompts = write_prompts(tmp_path / "prompts.txt", records)
+    model = tiny("llama")
+    seconds_of_work = 150  # of jobs that may take 60, and use some of it to load
+    prompts = write_prompts(
+        tmp_path / "prompts.txt", round(records_per_second_of_a_job(model, tmp_path) * seconds_of_work)
+    )
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
     assert clusterlm("generate", model, prompts, "-o", here, *SETTINGS).exit_code == 0
-    wanted = ("--on", "auto", "--partition", "gpu", "--gpus", 1, "--time", "1:00")
-    queued = clusterlm("generate", model, prompts, "-o", there, *SETTINGS, *SLOWLY, *wanted)
+    queued = clusterlm("generate", model, prompts, "-o", there, *SETTINGS, *SLOWLY, *ONE_MINUTE)
     assert queued.exit_code == 0, queued.output
-    until(lambda: finished(lab, there), 560, "the end of the run")
+    until(lambda: finished(lab, there), 800, "the end of the run")
     assert there.read_bytes() == here.read_bytes()
     account = run_of(there)
     assert account["attempts"] >= 3
