@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy
 import pytest
 
+from clusterlm.errors import RunError
 from clusterlm.records.examples import open_examples
 from clusterlm.worker.training.encoding import Encoder
 from clusterlm.worker.training.tokens import Tokens, read_tokens, write_tokens
@@ -60,6 +63,20 @@ def tokens_of(folder: Path, lengths: Sequence[int], limit: int, too_long: Any) -
     ]
     write_tokens(folder / "tokens", {"limit": limit}, encoded, limit, too_long)
     return read_tokens(folder / "tokens")
+
+
+def test_a_disk_too_small_for_the_tokens_is_told_and_nothing_half_is_left(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the first write beyond the limit is the last
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(RunError, match="no space left") as caught:
+            tokens_of(tmp_path, [50_000], 100_000, "split")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handled)
+    assert caught.value.where == str(tmp_path / "tokens.arrow")
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 @pytest.mark.parametrize(

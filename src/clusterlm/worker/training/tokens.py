@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy
 import pyarrow
@@ -80,25 +81,23 @@ def write_tokens(path: Path, key: dict[str, Any], encoded: Iterable[Encoded], li
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     counting = _Counting(limit, too_long)
-    partial = path.with_suffix(".arrow.partial")
-    with pyarrow.OSFile(str(partial), "wb") as file, pyarrow.ipc.new_stream(file, SCHEMA) as writer:
-        rows: list[Encoded] = []
-        for one in counting.cut(encoded):
-            rows.append(one)
-            if len(rows) == ROWS_AT_ONCE:
-                writer.write_batch(_batch(rows))
-                rows.clear()
-        writer.write_batch(_batch(rows))
-    if not counting.lengths:
-        partial.unlink()
+    write_whole(path.with_suffix(".arrow"), lambda file: _write_rows(file, counting.cut(encoded), path, limit))
+    content = {"key": key, "table": asdict(counting.table())}
+    write_whole(path.with_suffix(".json"), lambda file: file.write(json.dumps(content).encode()))
+
+
+def _write_rows(file: BinaryIO, sequences: Iterator[Encoded], path: Path, limit: int) -> None:
+    rows = list(islice(sequences, ROWS_AT_ONCE))
+    if not rows:
         raise InputError(
             "nothing is left to learn: every example was left out",
             where=str(path),
             hint=f"the longest sequence is {limit:,} tokens: --sequence-length, or --too-long truncate",
         )
-    partial.rename(path.with_suffix(".arrow"))
-    content = {"key": key, "table": asdict(counting.table())}
-    write_whole(path.with_suffix(".json"), lambda file: file.write(json.dumps(content).encode()))
+    with pyarrow.ipc.new_stream(file, SCHEMA) as writer:
+        while rows:
+            writer.write_batch(_batch(rows))
+            rows = list(islice(sequences, ROWS_AT_ONCE))
 
 
 def read_tokens(path: Path) -> Tokens:
