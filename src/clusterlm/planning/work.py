@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -121,6 +122,21 @@ def trained_of(shape: ModelShape, workload: Workload) -> int:
     software = workload.software
     grouped = software.version >= (5,)
     return _trained(shape, workload.method, workload.lora_rank, workload.lora_targets, software.engine, grouped)
+
+
+def learning_flops(shape: ModelShape, workload: Workload, lengths: Iterable[int]) -> float:
+    """What it takes to learn sequences of so many tokens, as MFU counts it: what is computed twice counts once.
+
+    Forward, and backward by the inputs, and by the weights where these learn: 6 operations for each weight and token,
+    beside an adapter 4.
+    """
+    each = list(lengths)
+    tokens, work = sum(each), work_of(shape, workload)
+    full = workload.method == "full"
+    products = (3 if full else 2) * (work.forward_flops(tokens) + work.head_flops(tokens))
+    adapters = 0 if full else 3 * 2 * trained_of(shape, workload) * tokens
+    attention = 3 * sum(work.attention_flops(length) for length in each)
+    return products + adapters + attention
 
 
 @lru_cache(MOST_KEPT)

@@ -11,6 +11,7 @@ from typing import Any
 
 from clusterlm.report.table import aligned
 from clusterlm.runs import journal
+from clusterlm.runs.first_steps import first_steps_of
 from clusterlm.runs.progress import Progress
 from clusterlm.runs.state import RunState
 from clusterlm.runs.told import attempts_of
@@ -42,7 +43,7 @@ def run_summary(one: RunState) -> dict[str, Any]:
         "output": spec["output"],
         "cluster": one.submission.cluster if one.submission else None,
         "shards": one.submission.shards if one.submission else None,
-        "gpu_hours": round(one.account.gpu_seconds / 3600, 4) if one.submission else None,
+        "gpu_hours": round(one.account.gpu_seconds / 3600, 4) if _uses_gpus(one) else None,
         "elapsed_seconds": leading.elapsed_seconds if leading else None,
         "limit_seconds": leading.limit_seconds if leading else None,
         "expected_start": _iso(leading.expected_start) if leading and leading.is_pending else None,
@@ -55,7 +56,18 @@ def _of_training(one: RunState) -> dict[str, Any]:
     account = one.account
     if account.unit != "steps":
         return {}
-    return {"saved": account.saved, "loss": account.loss, "tokens_per_second": account.tokens_per_second}
+    return {
+        "saved": account.saved,
+        "loss": account.loss,
+        "tokens_per_second": account.tokens_per_second,
+        "memory_bytes": account.memory_bytes,
+        "mfu": account.mfu,
+        "first_steps": first_steps_of(one.run),
+    }
+
+
+def _uses_gpus(one: RunState) -> bool:
+    return one.submission is not None or one.account.gpu_seconds > 0
 
 
 def _job(job: JobStatus) -> dict[str, Any]:
@@ -87,7 +99,7 @@ def runs_table(states: Sequence[RunState]) -> str:
             f"{one.account.requests:,}",
             str(one.attempts),
             _time(one.leading),
-            f"{one.account.gpu_seconds / 3600:.2f}" if one.submission else "",
+            f"{one.account.gpu_seconds / 3600:.2f}" if _uses_gpus(one) else "",
             _note(one),
         )
         for one in states
@@ -117,6 +129,7 @@ def _learning(one: RunState) -> str:
     account = one.account
     parts = [f"loss {account.loss:.4g}"] if account.loss is not None else []
     parts += [f"{account.tokens_per_second:,.0f} tokens/s"] if account.tokens_per_second else []
+    parts += [f"MFU {account.mfu:.0%}"] if account.mfu else []
     return ", ".join(parts)
 
 
@@ -131,7 +144,9 @@ def run_text(one: RunState) -> str:
         lines.append(("what to do", one.diagnosis.fix))
     lines.append((one.account.unit, _steps(one) if one.account.unit == "steps" else _records(one)))
     if one.submission:
-        lines.append(("cluster", f"{one.submission.cluster}, {summary['gpu_hours']:.2f} GPU-hours so far"))
+        lines.append(("cluster", one.submission.cluster))
+    if _uses_gpus(one):
+        lines.append(("GPU-hours", f"{summary['gpu_hours']:.2f}"))
     lines += [("job", _job_line(job)) for job in one.jobs]
     if environment := one.run.environment():
         packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
@@ -139,6 +154,7 @@ def run_text(one: RunState) -> str:
             ("attempts", str(summary["attempts"])),
             ("device", _device(environment)),
             *([("way", _way(environment["training"]))] if "training" in environment else []),
+            *([("first steps", first_steps["said"])] if (first_steps := first_steps_of(one.run)) else []),
             ("fingerprint", environment["model"]["fingerprint"]),
             ("packages", packages),
         ]

@@ -30,6 +30,9 @@ class Account:
     """Steps that the last checkpoint holds; None where there is none, and where none is needed any more."""
     loss: float | None = None
     tokens_per_second: float | None = None
+    memory_bytes: int | None = None
+    """Of a training: the most of one process until its last step; tensors on its GPU, or all of it without one."""
+    mfu: float | None = None
 
 
 def account_of(
@@ -66,11 +69,13 @@ def _of_training(
         requests=told.requests if told else steps_of(run, asked["spec"], int(asked["requests"])),
         done=finished.done if finished else int(step.get("step", 0)),
         failed=0,
-        gpu_seconds=_gpu_seconds(attempts),
+        gpu_seconds=_gpu_seconds(attempts) + _gpu_seconds_by_hand(folders),
         unit="steps",
         saved=None if finished else saved.get("step"),
         loss=step.get("loss"),
         tokens_per_second=told.tokens_per_second if told else None,
+        memory_bytes=step.get("memory_bytes"),
+        mfu=step.get("mfu"),
     )
 
 
@@ -98,6 +103,12 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _gpu_seconds(attempts: Sequence[Told]) -> float:
     return sum(one.attempt.gpus * one.seconds for one in attempts)
+
+
+def _gpu_seconds_by_hand(folders: Sequence[Path]) -> float:
+    """Of a training, by what the steps of attempts say that were no jobs."""
+    last = (last_line(folder / STEPS) for folder in folders if not (folder / "attempt.json").exists())
+    return sum(3600 * ((step or {}).get("gpu_hours") or 0.0) for step in last)
 
 
 def measured_seconds_per_record(attempts: Sequence[Attempt]) -> float | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
-from clusterlm.cluster import find_gpu, gpus
+from clusterlm.cluster import find_gpu
+from clusterlm.cluster.cards import sizes_of
 from clusterlm.errors import UsageError
 
 UNTYPED = "gpu"
@@ -16,9 +16,6 @@ SLICE = re.compile(r"\dg\.\d+gb")
 """a100_1g.5gb, 1g.12gb: a part of a GPU (MIG)."""
 SIZE = re.compile(r"(?<!\d)(\d{2,3})g(i?b)?(?![a-z])")
 """80gb, hbm80g."""
-OTHER_GENERATION = {"ada", "blackwell", "laptop"}
-"""Words that make another card of the same number: RTX 6000 Ada."""
-ALIASES = {"mi250": "mi250x", "quadro6000": "rtx6000", "titanrtx": "titan-rtx"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def kind_of(gres_type: str | None, features: Collection[str], told: Mapping[str,
             return Kind(key, (key,))
     names = [gres_type] if gres_type else sorted(features)
     for name in names:
-        if sizes := _sizes_of(name):
+        if sizes := sizes_of(name):
             return _of_size(sizes, name, features)
     return Kind("any", ())
 
@@ -60,27 +57,6 @@ def checked_kinds(told: Mapping[str, str]) -> dict[str, str]:
         except UsageError as problem:
             raise UsageError(problem.problem, where=f"--gpu-kind {name}={key}", hint=problem.hint) from None
     return keys
-
-
-def _sizes_of(name: str) -> dict[int, str]:
-    """The keys of that card by their GB: a100 -> {40: 'a100-40', 64: ..., 80: ...}; 0 where there is one size alone."""
-    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
-    whole = [first + second for first, second in pairwise(words)]
-    names = {ALIASES.get(word, word).replace("-", "") for word in [*words, *whole]}
-    if OTHER_GENERATION & set(words):
-        names = {"".join(words)}
-    families = _families()
-    return next((families[base] for base in sorted(families, key=len, reverse=True) if base in names), {})
-
-
-def _families() -> dict[str, dict[int, str]]:
-    """{'a100': {40: 'a100-40', ...}, 't4': {0: 't4'}}."""
-    families: dict[str, dict[int, str]] = {}
-    for key in gpus():
-        sized = re.fullmatch(r"(.+)-(\d+)", key)
-        base, size = (sized[1], int(sized[2])) if sized else (key, 0)
-        families.setdefault(base.replace("-", ""), {})[size] = key
-    return families
 
 
 def _of_size(sizes: Mapping[int, str], name: str, features: Collection[str]) -> Kind:

@@ -9,6 +9,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from clusterlm.runs.first_steps import first_steps_of
 from clusterlm.worker.training.lines import read_lines
 from clusterlm.worker.training.result import Learned, card, curve_of, unfinished_of, write_result
 from clusterlm.worker.training.strategies import load_whole_from_now_on, whole_weights
@@ -40,6 +41,7 @@ def write_model(work: Work, trainer: Trainer, tokenizer: Any, learned: Tokens) -
             trained_parameters=trained,
             parameters=parameters,
             environment=work.place.run.environment() or {},
+            first_steps=(first_steps_of(work.place.run) or {}).get("said"),
         )
         curve = curve_of([attempt / METRICS for attempt in work.place.run.attempts() if (attempt / METRICS).exists()])
         (unfinished / "README.md").write_text(card(work.asked, learned.table, numbers, curve))

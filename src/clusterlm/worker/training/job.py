@@ -16,6 +16,7 @@ from peft import LoraConfig
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from clusterlm.runs.at_once import rows_at_once
+from clusterlm.runs.first_steps import FILE
 from clusterlm.runs.progress import Progress
 from clusterlm.worker.environment import describe_model, describe_process
 from clusterlm.worker.loading import load_tokenizer, quiet, read_config
@@ -27,14 +28,17 @@ from clusterlm.worker.training.arguments import arguments_of
 from clusterlm.worker.training.carrying import carry, must_be_carried
 from clusterlm.worker.training.checkpoints import Checkpoint
 from clusterlm.worker.training.finish import write_model
+from clusterlm.worker.training.forecast import Comparison, Forecast, compared_step
+from clusterlm.worker.training.gauge import gauge_of
 from clusterlm.worker.training.handover import hand_over
 from clusterlm.worker.training.lessons import encode, lessons, pad_token, usual_rows
 from clusterlm.worker.training.lines import append_line, read_lines
 from clusterlm.worker.training.model import adapter_config, attention_of, load_for_training, row_tokens
 from clusterlm.worker.training.overseer import Limits, Overseer
+from clusterlm.worker.training.own_check import check_own_strategy
 from clusterlm.worker.training.packing import decide_packing
 from clusterlm.worker.training.precision import Precision, precision_of
-from clusterlm.worker.training.result import perplexity, unfinished_of
+from clusterlm.worker.training.result import curve_of, perplexity, unfinished_of
 from clusterlm.worker.training.room import room_of
 from clusterlm.worker.training.rows import Collator
 from clusterlm.worker.training.saving import SAVED, Saver
@@ -105,6 +109,7 @@ def _prepare(work: Work) -> _Ready:
     path, spec = work.asked.model_path, work.spec
     quiet()
     strategy = strategy_of(spec, work.place.ranks.ranks)
+    check_own_strategy(spec, path)
     precision = precision_of(spec)
     limit = row_tokens(read_config(path), spec)
     adapter = adapter_config(path, spec)
@@ -121,13 +126,25 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) ->
     asked, spec = work.asked, work.spec
     checkpoint = _newest(work)
     first_step = checkpoint.step if checkpoint else 0
-    strategy, attention = ready.strategy, ready.attention
+    strategy = ready.strategy
     collator = Collator(pad_token(ready.tokenizer), is_packed=ready.is_packed)
     lesson, held_out = lessons(work, ready.learned, ready.held_out, ready.row_tokens, rows, collator)
     steps = lesson.shares.steps
     saver = Saver(work.place.run.checkpoints, spec.keep_checkpoints, is_first=work.is_first)
     watchdog = Watchdog(lambda problem: _give_up(work, overseer.progress(), problem))
-    overseer = Overseer(steps, _limits(work), work.should_stop, work.on_progress, first_step, saver, watchdog)
+    gauge = gauge_of(spec, asked.model_path, ready.precision, work.place.ranks.ranks)
+    forecast = Forecast(work.place, spec, gauge, lesson.shares, strategy, ready.attention)
+    overseer = Overseer(
+        steps,
+        _limits(work),
+        work.should_stop,
+        work.on_progress,
+        first_step,
+        saver,
+        watchdog,
+        gauge,
+        _losses(work, first_step),
+    )
     prepare_to_cut(strategy, spec)
     spread = spread_of(strategy, spec, ready.precision)
     # Before the model: a strategy that cuts the weights lets each process load no more than its part.
@@ -150,7 +167,7 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) ->
     saver.check_room(needed.checkpoint_bytes, needed.result_bytes)
 
     def begin() -> None:
-        _begin(work, trainer, strategy, overseer, saver, first_step, attention)
+        _begin(work, trainer, forecast, overseer, saver, first_step)
         on_work()
 
     trainer.add_callback(_Beginning(begin))
@@ -183,6 +200,17 @@ def _newest(work: Work) -> Checkpoint | None:
     if dist.is_initialized():
         dist.broadcast_object_list(found)
     return found[0] if found[0] is None or isinstance(found[0], Checkpoint) else None
+
+
+def _losses(work: Work, steps: int) -> list[float]:
+    """Of so many steps, as the attempts before wrote them down. The first process looks, and all take the same."""
+    found: list[Any] = [[]]
+    if work.is_first and steps:
+        curve = curve_of([attempt / METRICS for attempt in work.place.run.attempts()])
+        found = [[one["loss"] for one in curve if one["step"] <= steps]]
+    if dist.is_initialized():
+        dist.broadcast_object_list(found)
+    return list(found[0])
 
 
 def _carried(work: Work, checkpoint: Checkpoint | None, strategy: Name) -> Carried | None:
@@ -220,13 +248,13 @@ class _Beginning(TrainerCallback):
 def _begin(
     work: Work,
     trainer: Trainer,
-    strategy: Name,
+    forecast: Forecast,
     overseer: Overseer,
     saver: Saver,
     first_step: int,
-    attention: str,
 ) -> None:
     """Writes down with what it works, and how well the model does before it learns."""
+    strategy = forecast.strategy
     processes = trainer.learned.shares.processes
     check_cut(strategy, trainer.model_wrapped, processes)
     peaks = gathered(peak_host_bytes())
@@ -239,14 +267,16 @@ def _begin(
             "micro_batches": shares.micro_batches,
             "sequence_length": shares.row_tokens,
             "packed": shares.is_packed,
-            "attention": attention,
+            "attention": forecast.attention,
             "peak_host_bytes_of_loading": peaks,
         }
         device = trainer.args.device
         file = work.place.begin(
             {**describe_process(device, PACKAGES), "model": describe_model(work.asked), "training": spread}
         )
-        overseer.write_to(file.with_name(METRICS), file)
+        compared = compared_step(first_step, shares.steps.count)
+        beside = Comparison(compared, forecast.of(first_step), forecast.gauge.on_gpu, file.with_name(FILE), work.say)
+        overseer.write_to(file.with_name(METRICS), file, beside.look)
         if processes > 1:
             hand_over(file.parent, trainer, work.place.run.path)
         saver.write_to(file.with_name(SAVED))

@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from transformers import TrainerCallback
 from clusterlm.errors import RunError
 from clusterlm.runs.attempt import write_json
 from clusterlm.runs.progress import Progress
+from clusterlm.units import show_bytes
 from clusterlm.worker.outcome import TIME_LIMIT
+from clusterlm.worker.training.gauge import Gauge, Memory, Taken
 from clusterlm.worker.training.lines import append_line
 from clusterlm.worker.training.saving import Saver
 from clusterlm.worker.training.steps import Steps
@@ -46,6 +48,9 @@ class Limits:
     eval_steps: int | None = None
 
 
+OnStep = Callable[[int, Taken], None]
+
+
 class Overseer(TrainerCallback):
     def __init__(
         self,
@@ -56,13 +61,19 @@ class Overseer(TrainerCallback):
         first_step: int,
         saver: Saver,
         watchdog: Watchdog,
+        gauge: Gauge,
+        losses: Sequence[float] = (),
     ) -> None:
+        """`losses`: of the steps that are done, by attempts before."""
         self._steps = steps
         self._limits = limits
         self._signalled = signalled
         self._on_progress = on_progress
+        self._gauge = gauge
+        self._memory = Memory(0, 0)
         self._metrics: Path | None = None
         self._progress_file: Path | None = None
+        self._on_step: OnStep = lambda step, taken: None
         self._filed = 0.0
         self._first_step = first_step
         self._saver = saver
@@ -72,16 +83,20 @@ class Overseer(TrainerCallback):
         self._ended: float | None = None
         self._longest_step = 0.0
         self._longest_look = 0.0
-        self._early: list[float] = []
-        self._late: deque[float] = deque(maxlen=STEPS_OF_TREND)
+        self._early = list(losses[:STEPS_OF_TREND])
+        self._late = deque(losses[STEPS_OF_TREND:], maxlen=STEPS_OF_TREND)
         self.step = first_step
         self.stopped_by: str | None = None
         """The signal's name, or the time limit."""
 
-    def write_to(self, metrics: Path, progress_file: Path) -> None:
-        """A line a step, and the progress now and then; of several processes the first one does."""
+    def write_to(self, metrics: Path, progress_file: Path, on_step: OnStep) -> None:
+        """A line a step, and the progress now and then; of several processes the first one does.
+
+        `on_step` is told what each step took.
+        """
         self._metrics = metrics
         self._progress_file = progress_file
+        self._on_step = on_step
 
     # ------------------------------------------------------------------------------------------ what the trainer calls
 
@@ -114,11 +129,12 @@ class Overseer(TrainerCallback):
         state.log_history.clear()  # it stands in our own file; each checkpoint would hold all of it
         self.step = state.global_step
         now = time.monotonic()
-        tokens = int(sum(self._steps.lengths[number] for number in self._steps.sequences(self.step - 1)))
-        self._tokens += tokens
-        self._write(logs, tokens, now)
+        taken = self._taken(now)
+        self._tokens += taken.tokens
+        progress = self.progress(_note(logs["loss"], taken))
+        self._write(logs, taken, progress.seconds_left)
+        self._on_step(self.step, taken)
         self._step_began = now
-        progress = self.progress(logs["loss"])
         self._on_progress(progress)
         if self._progress_file is not None and now - self._filed >= SECONDS_BETWEEN_PROGRESS_FILES:
             self._filed = now
@@ -140,7 +156,7 @@ class Overseer(TrainerCallback):
 
     # ----------------------------------------------------------------------------------------------------- its account
 
-    def progress(self, loss: float | None = None) -> Progress:
+    def progress(self, note: str = "") -> Progress:
         return Progress(
             requests=self._steps.count,
             done=self.step,
@@ -149,35 +165,50 @@ class Overseer(TrainerCallback):
             new_tokens=self._tokens,
             seconds=(self._ended or time.monotonic()) - self._began,
             unit="steps",
-            note="" if loss is None else f"loss {loss:.4g}",
+            note=note,
         )
 
-    def _write(self, logs: dict[str, Any], tokens: int, now: float) -> None:
+    def _taken(self, now: float) -> Taken:
+        """By the last step."""
+        lengths = [int(self._steps.lengths[number]) for number in self._steps.sequences(self.step - 1)]
+        seconds = now - self._step_began
+        use, hours = self._gauge.use(lengths, seconds), self._gauge.gpu_hours(now - self._began)
+        return Taken(seconds, sum(lengths), self._memory, use, hours)
+
+    def _write(self, logs: dict[str, Any], taken: Taken, seconds_left: float | None) -> None:
         if self._metrics is None:
             return
-        seconds = now - self._step_began
+        speed, mfu, hours = taken.tokens_per_second, taken.mfu, taken.gpu_hours
         line = {
             "step": self.step,
             "epoch": round(self._steps.epoch_of(self.step), 4),
             "loss": logs["loss"],
             "gradient_norm": logs.get("grad_norm"),
             "learning_rate": logs.get("learning_rate"),
-            "tokens": tokens,
-            "seconds": round(seconds, 4),
-            "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
+            "tokens": taken.tokens,
+            "seconds": round(taken.seconds, 4),
+            "tokens_per_second": None if speed is None else round(speed, 1),
+            "memory_bytes": taken.memory.bytes,
+            "reserved_bytes": taken.memory.reserved_bytes or None,
+            "mfu": None if mfu is None else round(mfu, 4),
+            "gpu_hours": None if hours is None else round(hours, 6),
+            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
         }
         append_line(self._metrics, line)
 
     # ------------------------------------------------------------------------------------------------------- decisions
 
     def _agree(self, step: int, now: float) -> tuple[bool, bool]:
-        """Whether to stop, and whether to save: what one process must, all do."""
+        """Whether to stop, and whether to save: what one process must, all do; and what memory they take."""
         name = self._signalled()
         number = signal.Signals[name].value if name else 0
-        mine = torch.tensor([number, self._is_time_to_stop(), self._is_time_to_save(step, now)], dtype=torch.int32)
+        memory = self._gauge.memory()
+        own = [number, self._is_time_to_stop(), self._is_time_to_save(step, now), memory.bytes, memory.reserved_bytes]
+        mine = torch.tensor(own, dtype=torch.int64)
         if dist.is_initialized():
             dist.all_reduce(mine, op=dist.ReduceOp.MAX)
-        number, out_of_time, to_save = mine.tolist()
+        number, out_of_time, to_save, *of_memory = mine.tolist()
+        self._memory = Memory(*of_memory)
         if number or out_of_time:
             self.stopped_by = signal.Signals(number).name if number else TIME_LIMIT
         return self.stopped_by is not None, bool(to_save)
@@ -212,3 +243,10 @@ class Overseer(TrainerCallback):
     def _spoilt(self, what: str) -> RunError:
         hint = f"lower --learning-rate (with --restart), or look at the texts; {self._saver.what_is_safe()}"
         return RunError(f"step {self.step:,}: {what}", hint=hint)
+
+
+def _note(loss: float, taken: Taken) -> str:
+    parts = [f"loss {loss:.4g}", show_bytes(taken.memory.bytes)]
+    parts += [f"MFU {taken.mfu:.0%}"] if taken.mfu is not None else []
+    parts += [f"{taken.gpu_hours:.2f} GPU-hours"] if taken.gpu_hours is not None else []
+    return ", ".join(parts)

@@ -79,6 +79,8 @@ class Learned:
     parameters: int
     environment: Mapping[str, Any]
     """Of the last attempt."""
+    first_steps: str | None = None
+    """What one of them took, beside what was planned."""
 
 
 def unfinished_of(output: Path) -> Path:
@@ -155,6 +157,8 @@ def _table(learned: Learned, curve: list[dict[str, Any]]) -> str:
         processes = environment.get("training", {}).get("processes", 1)
         hours = show_seconds(sum(one["seconds"] for one in curve))
         rows.append(("trained on", f"{processes} x {environment['device']}, in {hours}"))
+    if learned.first_steps:
+        rows.append(("first steps", learned.first_steps))
     return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows)
 
 

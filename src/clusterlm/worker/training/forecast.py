@@ -1,0 +1,127 @@
+"""Forecast: what the planner says of the first steps of a training on its device, and what they take in fact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clusterlm.errors import ClusterlmError
+from clusterlm.planning.case import Case
+from clusterlm.planning.settle import settle
+from clusterlm.planning.speed import pace, usual_links
+from clusterlm.planning.wishes import Wishes
+from clusterlm.runs.attempt import write_json
+from clusterlm.runs.first_steps import FirstSteps, Planned, planned_of_job
+from clusterlm.spec import TrainSpec
+from clusterlm.worker.place import Place
+from clusterlm.worker.training.gauge import Gauge, Taken
+from clusterlm.worker.training.steps import Shares
+from clusterlm.worker.training.strategies import Name
+from clusterlm.worker.training.work import Say
+
+KERNELS = {"sdpa": "sdpa", "eager": "eager", "flash_attention_2": "flash"}
+"""Of attention: what transformers calls them, and the planner."""
+COMPARED = 3
+"""The step, counted from where an attempt begins: the first ones are slow, for kernels are chosen and memory is got."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    place: Place
+    spec: TrainSpec
+    gauge: Gauge
+    shares: Shares
+    strategy: Name
+    attention: str
+
+    def of(self, first_step: int) -> Planned | None:
+        """Of the step that is compared, where `first_step` are done; None where the planner has no figures.
+
+        In a job it is the plan that the job was submitted with, as far as it is done that way.
+        """
+        steps = range(first_step, compared_step(first_step, self.shares.steps.count))
+        if self.gauge.card is None or self.gauge.shape is None or not steps:
+            return None
+        is_job, tokens = self.place.attempt is not None, self._tokens(steps[-1])
+        if is_job and (planned := planned_of_job(self.place.run, self._way(), tokens)):
+            return planned
+        try:
+            return self._made(steps)
+        except ClusterlmError:  # a way that the planner does not count
+            return None
+
+    def _way(self) -> dict[str, object]:
+        assert self.gauge.card is not None
+        return {
+            "gpu": self.gauge.card.key,
+            "gpus": self.shares.processes,
+            "strategy": self.strategy,
+            "batch": self.shares.rows,
+            "gradient_checkpointing": bool(self.spec.gradient_checkpointing),
+        }
+
+    def _tokens(self, step: int) -> int:
+        return sum(int(self.shares.steps.lengths[number]) for number in self.shares.steps.sequences(step))
+
+    def _made(self, steps: range) -> Planned:
+        """The time of the last of them, and the memory of the largest micro-batch of all."""
+        assert self.gauge.card is not None
+        batches = self._micro_batches(steps[-1])
+        rows = max(1, round(sum(rows for rows, _ in batches) / len(batches)))
+        width = max(1, round(sum(rows * width for rows, width in batches) / len(batches) / rows))
+        speed = pace(self._case(rows, width, len(batches)), usual_links(self.gauge.card))
+        largest = max((batch for step in steps for batch in self._micro_batches(step)), key=lambda one: one[0] * one[1])
+        memory = self._case(*largest, len(batches)).on_gpu.allocated
+        return Planned(speed.step_seconds, speed.spread, memory, speed.basis)
+
+    def _micro_batches(self, step: int) -> list[tuple[int, int]]:
+        """Of the first process: rows, and the tokens that each is filled up to."""
+        lengths = self.shares.steps.lengths
+        found = self.shares.of_step(step)[:: self.shares.processes]
+        return [(len(rows), max(int(lengths[list(row)].sum()) for row in rows)) for rows in found if rows]
+
+    def _case(self, rows: int, width: int, micro_batches: int) -> Case:
+        spec, gauge, processes = self.spec, self.gauge, self.shares.processes
+        assert gauge.card is not None and gauge.shape is not None
+        adapts = spec.method != "full"
+        wishes = Wishes(
+            task="train",
+            method=spec.method,
+            micro_batch=rows,
+            batch=rows * processes * micro_batches,
+            sequence_length=width,
+            dtype=None if spec.dtype == "auto" else spec.dtype,
+            attention=KERNELS.get(self.attention),
+            strategy=self.strategy,
+            offload=None if spec.offload == "none" else spec.offload,
+            gpus=processes,
+            gpus_per_node=self.place.ranks.local_ranks,
+            gradient_checkpointing=bool(spec.gradient_checkpointing),
+            optimizer=spec.optimizer,
+            lora_rank=spec.lora_rank if adapts else None,
+            lora_targets=spec.lora_targets if adapts else None,
+        )
+        return settle(gauge.shape, gauge.card, wishes)
+
+
+def compared_step(first_step: int, count: int) -> int:
+    """Counted from 1."""
+    return min(first_step + COMPARED, count)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Told once, and written down."""
+
+    step: int
+    planned: Planned | None
+    on_gpu: bool
+    file: Path
+    say: Say
+
+    def look(self, step: int, taken: Taken) -> None:
+        if step != self.step or not taken.seconds:
+            return
+        found = FirstSteps(step, taken.seconds, taken.tokens, taken.memory.bytes, self.on_gpu, self.planned)
+        write_json(self.file, found.values())
+        self.say(found.line())
