@@ -249,13 +249,17 @@ def test_weights_that_are_spoilt_are_not_saved(model: Path, texts: Path, tmp_pat
     assert newest(run.checkpoints)[1] == []
 
 
-def test_a_loss_that_grows_ends_the_run(model: Path, texts: Path, tmp_path: Path) -> None:
-    run = prepared(
-        model, texts, tmp_path / "learned", learning_rate=20.0, warm_up=0.9, global_batch_size=4, checkpoint_steps=10
-    )
+def test_a_loss_that_grows_ends_the_run_also_where_it_was_interrupted(
+    model: Path, texts: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "learned"
+    run = prepared(model, texts, output, learning_rate=20.0, warm_up=0.9, global_batch_size=4, checkpoint_steps=10)
+    attempt(run, stop_at=22)
     with pytest.raises(RunError, match=r"the loss grows: .* nats in the beginning") as told:
         attempt(run)
     assert "is safe in" in str(told.value)
+    beginning = [losses(output)[step] for step in range(1, 21)]
+    assert f"{sum(beginning) / 20:.3g} nats in the beginning" in str(told.value), "of the first attempt"
 
 
 def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,18 @@ def test_what_is_learned_is_better_known_and_any_tool_loads_it(model: Path, text
     held_out = lines_of(Path(f"{output}.run") / "held_out.jsonl")
     assert [one["step"] for one in held_out] == [0, 12]
     assert held_out[1]["loss"] < held_out[0]["loss"] - 0.3, "nats per token"
+    steps = lines_of(Path(f"{output}.run") / "attempts" / "1" / "steps.jsonl")
+    # In KiB, of this process, in which it was trained: grown since by what comes behind the steps.
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert 0.5 * most < steps[0]["memory_bytes"] <= steps[-1]["memory_bytes"] <= most
+    assert [steps[-1][name] for name in ("seconds_left", "mfu", "gpu_hours", "reserved_bytes")] == [0, None, None, None]
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("step 3 took ")]
+    assert "of main memory at most" in line and "the plan" not in line, "which knows GPUs alone"
+    shown = json.loads(clusterlm("runs", "show", output, "--json").stdout)
+    first = shown["first_steps"]
+    assert (first["said"], first["step"], first["tokens"]) == (line, 3, steps[2]["tokens"])
+    assert f"{first['tokens'] / first['seconds']:,.0f} tokens/s" in line and first["planned"] is None
+    assert (shown["memory_bytes"], shown["gpu_hours"]) == (steps[-1]["memory_bytes"], None)
     loaded, tokenizer = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
     ids = tokenizer(TEXTS[0] + tokenizer.eos_token, return_tensors="pt").input_ids
     before = AutoModelForCausalLM.from_pretrained(model)
@@ -37,6 +50,7 @@ def test_what_is_learned_is_better_known_and_any_tool_loads_it(model: Path, text
         f"{held_out[1]['loss']:.4f} nats per token (perplexity {math.exp(held_out[1]['loss']):,.2f})",
         "| 12 | 2.00 |",
         "learning_rate = 0.01",
+        f"| first steps | {line} |",
         "clusterlm generate learned",
         'from_pretrained("learned")',
         f"torch {torch.__version__}",

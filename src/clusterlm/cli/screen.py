@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import threading
@@ -58,7 +59,9 @@ class Screen:
 
     def show(self, progress: Progress) -> None:
         if self._is_terminal:
-            sys.stderr.write(f"\r\x1b[2K{progress.line()}")
+            # What is wider would go on in the next line, and stay there.
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write(f"\r\x1b[2K{progress.line()[:width]}")
             sys.stderr.flush()
             self._open = True
         elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:

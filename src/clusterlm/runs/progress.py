@@ -21,6 +21,8 @@ class Progress:
     """What is counted: records, or steps of a training."""
     note: str = ""
     """What else is worth telling: the loss of a training."""
+    taken: str = ""
+    """And what it takes: memory, GPU-hours."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -41,5 +43,6 @@ class Progress:
             f"{self.tokens_per_second:,.0f} tokens/s",
             *([f"{self.failed:,} failed"] if self.unit == "records" else []),
             f"{show_seconds(left)} left" if left is not None else "no result yet",
+            *([self.taken] if self.taken else []),
         ]
         return ", ".join(parts)

@@ -131,7 +131,7 @@ class Overseer(TrainerCallback):
         now = time.monotonic()
         taken = self._taken(now)
         self._tokens += taken.tokens
-        progress = self.progress(_note(logs["loss"], taken))
+        progress = self.progress(f"loss {logs['loss']:.4g}", _in_words(taken))
         self._write(logs, taken, progress.seconds_left)
         self._on_step(self.step, taken)
         self._step_began = now
@@ -156,7 +156,7 @@ class Overseer(TrainerCallback):
 
     # ----------------------------------------------------------------------------------------------------- its account
 
-    def progress(self, note: str = "") -> Progress:
+    def progress(self, note: str = "", taken: str = "") -> Progress:
         return Progress(
             requests=self._steps.count,
             done=self.step,
@@ -166,6 +166,7 @@ class Overseer(TrainerCallback):
             seconds=(self._ended or time.monotonic()) - self._began,
             unit="steps",
             note=note,
+            taken=taken,
         )
 
     def _taken(self, now: float) -> Taken:
@@ -245,8 +246,8 @@ class Overseer(TrainerCallback):
         return RunError(f"step {self.step:,}: {what}", hint=hint)
 
 
-def _note(loss: float, taken: Taken) -> str:
-    parts = [f"loss {loss:.4g}", show_bytes(taken.memory.bytes)]
+def _in_words(taken: Taken) -> str:
+    parts = [show_bytes(taken.memory.bytes)]
     parts += [f"MFU {taken.mfu:.0%}"] if taken.mfu is not None else []
     parts += [f"{taken.gpu_hours:.2f} GPU-hours"] if taken.gpu_hours is not None else []
     return ", ".join(parts)
