@@ -80,6 +80,7 @@ def test_data_that_cannot_be_learned(
 FLAGS: list[tuple[list[object], int, list[str]]] = [
     (["--sequence-length", 1000], 2, ["--sequence-length", "positions for 512 tokens", "--sequence-length 512"]),
     (["--method", "lora", "--lora-targets", "q_proj,k_porj"], 2, ["'k_porj'", "did you mean 'k_proj'?", "all-linear"]),
+    (["--method", "lora", "--lora-targets", "q_proj,lm_head"], 2, ["output layer 'lm_head'", "down_proj, gate_proj"]),
     (["--method", "full", "--lora-rank", 3, "--merge"], 2, ["lora_rank, merge", "method is full"]),
     (["--gpus", 8, "--global-batch-size", 4], 2, ["global_batch_size = 4", "8 processes", "at least 8"]),
     (["--epochs", 2, "--max-steps", 9], 2, ["epochs and max_steps"]),

@@ -55,14 +55,19 @@ def adapter_config(path: Path, spec: TrainSpec) -> LoraConfig | None:
 def _check_targets(path: Path, targets: list[str]) -> None:
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(read_config(path))
-    linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear) or _is_conv1d(module)]
+    head = skeleton.get_output_embeddings()
+    modules = [(name, module) for name, module in skeleton.named_modules() if module is not head]
+    linear = [name for name, module in modules if isinstance(module, nn.Linear) or _is_conv1d(module)]
     known = sorted({name.rpartition(".")[2] for name in linear})
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             close = nearest(target, known)
             guess = f"did you mean {close!r}? " if close else ""
             hint = f"{guess}there are: {', '.join(known)}; or {ALL_LINEAR}"
-            raise UsageError(f"the model has no linear layer {target!r}", where="--lora-targets", hint=hint)
+            problem = f"the model has no linear layer {target!r}"
+            if getattr(skeleton, target, None) is head is not None:
+                problem = f"the output layer {target!r} gets no adapter: the loss follows from its weight alone"
+            raise UsageError(problem, where="--lora-targets", hint=hint)
 
 
 def _is_conv1d(module: nn.Module) -> bool:
@@ -102,12 +107,12 @@ def _told_as_model_error(path: Path) -> Iterator[None]:
 
 
 def _four_bits(precision: Precision) -> BitsAndBytesConfig:
-    """QLoRA's: nf4, the scales quantised too; stored as the type of the other weights, so that FSDP can shard them."""
+    """QLoRA's: nf4, the scales quantised too; stored as if of the type of the others, for FSDP cuts no integers."""
     compute = precision.autocast or torch.float32
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
-        bnb_4bit_quant_storage=torch.bfloat16 if compute is not torch.float32 else torch.uint8,
+        bnb_4bit_quant_storage=compute,
     )
