@@ -22,6 +22,7 @@ import torch.distributed.checkpoint
 import clusterlm.worker.training.job
 from clusterlm.cli.models import find
 from clusterlm.runs.launch import prepare
+from clusterlm.runs.own_file import with_own_file
 from clusterlm.spec import TrainSpec, make_spec
 from clusterlm.worker.__main__ import main
 
@@ -30,7 +31,7 @@ IMPORTED = (accelerate, deepspeed, peft, torch, clusterlm)
 
 def train(lesson: dict[str, Any]) -> None:
     processes, before = lesson.pop("processes"), lesson.pop("before", "")
-    spec = make_spec(TrainSpec, {**lesson, "gpus": processes})
+    spec, _ = with_own_file(make_spec(TrainSpec, {**lesson, "gpus": processes}))
     run = prepare(spec, lambda: find(spec), restart=False).run
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

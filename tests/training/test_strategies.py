@@ -21,11 +21,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from clusterlm.errors import RunError
+from clusterlm.spec.own_strategy.keys import known_keys
 from clusterlm.worker.training.strategies import check_cut
 from tests.cli.running import lines_of
 from tests.engines.zoo import make_model
 from tests.sharing import shared_between_workers
 from tests.training.lessons import TEXTS, losses, weights
+from tests.training.strategy_keys import installed_keys, source
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +48,42 @@ strategies.rehearse_without_accelerator = lambda: None
 job.spread_of = lambda *given: {**own(*given), "use_cpu": True}
 """
 """What accelerate does with FSDP on CPUs by itself: nothing, and without a word."""
+
+OWN_DEEPSPEED = {
+    "zero_optimization": {"stage": 2, "reduce_bucket_size": 54321, "offload_optimizer": {"device": "cpu"}},
+    "train_batch_size": 16,
+    "gradient_accumulation_steps": "auto",
+    "communication_data_type": "fp32",
+}
+OWN_ACCELERATE = """
+distributed_type: FSDP
+mixed_precision: no
+num_processes: 2
+fsdp_config:
+  fsdp_sharding_strategy: SHARD_GRAD_OP
+  fsdp_transformer_layer_cls_to_wrap: LlamaMLP,LlamaAttention
+  fsdp_cpu_ram_efficient_loading: false
+"""
+USED = """
+import json, clusterlm.worker.training.job as job
+from pathlib import Path
+hand_over = job.hand_over
+def used(folder, trainer, run):
+    state, engine = trainer.accelerator.state, trainer.model_wrapped
+    if trainer.is_deepspeed_enabled:
+        zero = engine._config.zero_config
+        found = {"stage": int(engine.zero_optimization_stage()), "bucket": int(zero.reduce_bucket_size)}
+        found |= {"offload": zero.offload_optimizer.device, "sent": str(engine.communication_data_type)}
+    else:
+        plugin = state.fsdp_plugin
+        found = {"version": plugin.fsdp_version, "reshard": plugin.reshard_after_forward}
+        found |= {"layers": sorted(plugin.transformer_cls_names_to_wrap), "lean": plugin.cpu_ram_efficient_loading}
+        found["units"] = sorted({type(one).__name__ for one in engine.modules() if hasattr(one, "unshard")})
+    (folder / "used.json").write_text(json.dumps(found))
+    hand_over(folder, trainer, run)
+job.hand_over = used
+"""
+"""What the libraries believe when the first step is next."""
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +108,22 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]) 
         ]
         special = [
             lesson("alone", "fsdp", before=LEFT_ALONE),
+            lesson("own-deepspeed", "auto", before=USED, deepspeed_config=str(folder / "ds.json")),
+            lesson("own-accelerate", "auto", before=USED, accelerate_config=str(folder / "own.yaml")),
             lesson("large-ddp", "ddp", model=str(large), max_steps=1),
             lesson("large-fsdp", "fsdp", model=str(large), max_steps=1),
         ]
+        (folder / "ds.json").write_text(json.dumps(OWN_DEEPSPEED))
+        (folder / "own.yaml").write_text(OWN_ACCELERATE)
         _train([*every, *special], folder)
+        (folder / "ds.json").unlink()
+        _stop_behind_the_checkpoint(folder / "own-deepspeed", folder / "own-deepspeed-again")
+        kept = lesson("own-deepspeed-again", "auto", before=USED, deepspeed_config=str(folder / "ds.json"))
         again = [(f"{strategy}-full", strategy, "full") for strategy in STRATEGIES]
         for name, strategy, _ in (*again, *CARRIED):
             _stop_behind_the_checkpoint(folder / name, folder / f"{name}-{strategy}")
-        _train(
-            [lesson(f"{name}-{strategy}", strategy, method) for name, strategy, method in (*again, *CARRIED)], folder
-        )
+        continued = [lesson(f"{name}-{strategy}", strategy, method) for name, strategy, method in (*again, *CARRIED)]
+        _train([*continued, kept], folder)
 
     return shared_between_workers(tmp_path_factory, "strategies", work)
 
@@ -170,6 +214,41 @@ def test_how_it_was_cut_can_be_used_without_clusterlm(done: Path, strategy: str)
         assert "auto" not in settings.values()
     started = (attempt / "launch.txt").read_text()
     assert re.search(r"^torchrun --nnodes 1 --nproc-per-node 2 -m clusterlm.worker /", started, re.MULTILINE)
+
+
+def _used(output: Path, attempt: int = 1) -> Any:
+    return json.loads((Path(f"{output}.run") / "attempts" / str(attempt) / "used.json").read_text())
+
+
+def test_a_file_of_ones_own_is_what_the_libraries_are_given(done: Path) -> None:
+    of_deepspeed, of_accelerate = done / "own-deepspeed", done / "own-accelerate"
+    for output in (of_deepspeed, of_accelerate):
+        assert losses(output) == pytest.approx(losses(done / "single-full"), abs=1e-4), _said(output)
+    expected = {"stage": 2, "bucket": 54321, "offload": "cpu", "sent": "torch.float32"}
+    assert _used(of_deepspeed) == expected
+    layers = ["LlamaAttention", "LlamaMLP"]
+    used = _used(of_accelerate)
+    assert {**used, "units": None} == {"version": 2, "reshard": False, "layers": layers, "lean": False, "units": None}
+    assert {"FSDPLlamaAttention", "FSDPLlamaMLP"} <= set(used["units"])
+    assert "FSDPLlamaDecoderLayer" not in used["units"]
+    attempt = Path(f"{of_accelerate}.run") / "attempts" / "1"
+    handed_over = load_config_from_file(str(attempt / "accelerate.yaml")).fsdp_config
+    assert handed_over["fsdp_reshard_after_forward"] is False
+    assert handed_over["fsdp_transformer_layer_cls_to_wrap"] == "LlamaMLP,LlamaAttention"
+    handed_over = json.loads((Path(f"{of_deepspeed}.run") / "attempts" / "1" / "deepspeed.json").read_text())
+    assert handed_over["zero_optimization"]["reduce_bucket_size"] == 54321
+
+
+def test_a_run_goes_on_with_what_its_file_said_when_it_is_gone(done: Path) -> None:
+    continued = done / "own-deepspeed-again"
+    expected = {step: loss for step, loss in losses(done / "own-deepspeed").items() if step > 2}
+    assert losses(continued) == expected, _said(continued)
+    assert _used(continued) == _used(done / "own-deepspeed")
+
+
+def test_the_keys_of_both_files_are_those_of_the_installed_libraries() -> None:
+    assert installed_keys() == {name: keys for name, keys in known_keys().items() if name != "source"}
+    assert known_keys()["source"] == source()
 
 
 def _clusterlm(*arguments: object, **settings: Any) -> subprocess.Popen[str]:

@@ -59,6 +59,8 @@ COMPUTING = [
     click.option("--gradient-checkpointing/--no-gradient-checkpointing", default=None, help="Less memory, more time."),
     click.option("--strategy", metavar="[auto|single|ddp|fsdp|zero1|zero2|zero3]", help="How GPUs share.  [auto]"),
     click.option("--offload", metavar="[none|optimizer-cpu|cpu]", help="What leaves the GPU.  [none]"),
+    click.option("--deepspeed-config", metavar="FILE", help="Your own ds_config.json, in place of both."),
+    click.option("--accelerate-config", metavar="FILE", help="Or your own file of `accelerate config`."),
     click.option("--gpus", type=int, help="GPUs; without any, processes that share the CPU.  [1; --on: by the plan]"),
     click.option("--revision", help="Branch, tag or commit of a model on the hub."),
 ]
@@ -92,8 +94,9 @@ def train(model: str, data: str | None, restart: bool, dry_run: bool, **flags: A
     decides what is left open: GPUs, how they share the model, how much at once.
     """
     of_jobs = {name: flags.pop(name) for name in OF_JOBS if name != "gpus"}
-    spec = _spec(model, data, flags)
-    if of_jobs["on"] is None and of_jobs["cluster"] is None:
+    is_job = of_jobs["on"] is not None or of_jobs["cluster"] is not None
+    spec = _with_own_file(_spec(model, data, flags), is_job, of_jobs["nodes"])
+    if not is_job:
         from clusterlm.cli.learn import learn
 
         refuse_without_cluster({**of_jobs, "dry_run": dry_run})
@@ -102,6 +105,15 @@ def train(model: str, data: str | None, restart: bool, dry_run: bool, **flags: A
 
     placing, terms, on, file = placing_and_terms({**of_jobs, "gpus": spec.gpus})
     submit_run(spec, placing, terms, on=on, file=file, dry_run=dry_run, restart=restart)
+
+
+def _with_own_file(spec: TrainSpec, is_job: bool, nodes: int | None) -> TrainSpec:
+    from clusterlm.runs.own_file import with_own_file
+
+    known, notes = with_own_file(spec, as_job=is_job, nodes=nodes)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    return known
 
 
 def _spec(model: str, data: str | None, flags: dict[str, Any]) -> TrainSpec:

@@ -37,6 +37,14 @@ class TaskSpec(BaseModel):
     def to_toml(self) -> str:
         """The run file that asks for the same; what was left at its default is left out."""
         given = self.model_dump(mode="json", exclude_defaults=True)
-        # A JSON string, number, boolean or list of strings is the same in TOML.
-        lines = [f"{name} = {json.dumps(value)}" for name, value in {"task": self.task, **given}.items()]
+        lines = [f"{name} = {_toml(value)}" for name, value in {"task": self.task, **given}.items()]
         return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Strings, numbers, booleans and lists of them are the same in JSON."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)

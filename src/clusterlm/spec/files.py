@@ -13,7 +13,7 @@ from clusterlm.errors import InputError, UsageError, nearest
 from clusterlm.spec.base import STANDARD_STREAM, TaskSpec
 
 AnySpec = TypeVar("AnySpec", bound=TaskSpec)
-PATHS = ("input", "output", "eval")
+PATHS = ("input", "output", "eval", "deepspeed_config", "accelerate_config")
 
 
 def make_spec(kind: type[AnySpec], values: Mapping[str, Any], where: str | None = None) -> AnySpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,8 @@ class TrainSpec(TaskSpec):
             "merge",
             "strategy",
             "offload",
+            "deepspeed_config",
+            "accelerate_config",
             "gpus",
             "micro_batch",
             "gradient_checkpointing",
@@ -74,6 +76,9 @@ class TrainSpec(TaskSpec):
 
     strategy: Literal["auto", "single", "ddp", "fsdp", "zero1", "zero2", "zero3"] = "auto"
     offload: Literal["none", "optimizer-cpu", "cpu"] = "none"
+    deepspeed_config: str | dict[str, Any] | None = None
+    """A user's own file in place of both, or its content, as runs keep it."""
+    accelerate_config: str | dict[str, Any] | None = None
     gpus: Annotated[int, Field(ge=1)] | None = None
 
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
@@ -95,6 +100,8 @@ class TrainSpec(TaskSpec):
             yield "eval and eval_fraction both say what is held out: leave one of them out"
         if self.eval_steps is not None and self.eval is None and not self.eval_fraction:
             yield "eval_steps: nothing is held out; give eval or eval_fraction"
+        if self.deepspeed_config is not None and self.accelerate_config is not None:
+            yield "deepspeed_config and accelerate_config both say how processes share the model: leave one of them out"
         of_adapters = [name for name in known if name.startswith("lora_") or name == "merge"]
         given = [name for name in of_adapters if getattr(self, name) != known[name].default]
         if self.method == "full" and given:

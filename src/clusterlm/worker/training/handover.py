@@ -56,12 +56,15 @@ def accelerate_config(trainer: Any) -> dict[str, Any]:
         del config["mixed_precision"]  # is in the other file
     elif trainer.is_fsdp_enabled:
         config["distributed_type"] = "FSDP"
-        config["fsdp_config"] = {
-            BY_US.get(name, f"fsdp_{name}"): value
-            for name, value in trainer.args.fsdp_config.items()
-            if not name.startswith("xla") and name != "min_num_params"
-        }
+        config["fsdp_config"] = _fsdp_config(trainer.args.fsdp_config)
     return config
+
+
+def _fsdp_config(settings: dict[str, Any]) -> dict[str, Any]:
+    known = {name: value for name, value in settings.items() if not name.startswith("xla") and name != "min_num_params"}
+    if isinstance(layers := known.get("transformer_layer_cls_to_wrap"), list):
+        known["transformer_layer_cls_to_wrap"] = ",".join(layers)
+    return {BY_US.get(name, f"fsdp_{name}"): value for name, value in known.items()}
 
 
 def _nodes() -> int:

@@ -13,6 +13,7 @@ Which of them cuts what, over all processes. Source: https://huggingface.co/docs
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from clusterlm.errors import RunError, UsageError
 from clusterlm.spec import TrainSpec
+from clusterlm.spec.own_strategy import own_strategy
+from clusterlm.strategy import CAN_OFFLOAD
 from clusterlm.worker.training.precision import Precision
 
 Name = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
@@ -35,6 +38,12 @@ TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "f
 
 def strategy_of(spec: TrainSpec, processes: int) -> Name:
     """Of the processes that there are; UsageError where they cannot do what is asked for."""
+    name = _name(spec, processes)
+    _check_offload(name, spec)
+    return name
+
+
+def _name(spec: TrainSpec, processes: int) -> Name:
     where = f"--strategy {spec.strategy}"
     if processes == 1:
         if spec.strategy not in ("auto", "single"):
@@ -46,6 +55,16 @@ def strategy_of(spec: TrainSpec, processes: int) -> Name:
     return "ddp" if spec.strategy == "auto" else spec.strategy
 
 
+def _check_offload(name: Name, spec: TrainSpec) -> None:
+    where = f"--offload {spec.offload}"
+    if spec.offload != "none" and spec.offload not in CAN_OFFLOAD.get(name, ()):
+        able = [other for other, ways in CAN_OFFLOAD.items() if spec.offload in ways]
+        raise UsageError(f"{name} cannot do it", where=where, hint=f"--strategy {' or '.join(able)}, on several GPUs")
+    if spec.offload == "cpu" and name == "fsdp" and not torch.accelerator.is_available():
+        hint = "leave it out; --strategy zero3 can rehearse it"
+        raise UsageError("there is no GPU for FSDP to move anything from", where=where, hint=hint)
+
+
 def spread_of(name: Name, spec: TrainSpec, precision: Precision) -> dict[str, Any]:
     """What the strategy adds to the trainer's arguments."""
     if name == "fsdp":
@@ -53,20 +72,22 @@ def spread_of(name: Name, spec: TrainSpec, precision: Precision) -> dict[str, An
     if name in STAGES:
         config = deepspeed_config(STAGES[name], spec, precision)
         # DeepSpeed keeps float32 copies beside weights of 16 bits by itself, and the trainer must know of it.
-        return {"use_cpu": False, "deepspeed": config, "bf16": config["bf16"]["enabled"]}
+        return {"use_cpu": False, "deepspeed": config, "bf16": _in_bfloat16(precision)}
     return {"use_cpu": not torch.accelerator.is_available()}
 
 
 def fsdp_config(spec: TrainSpec) -> dict[str, Any]:
     """Version 2: each layer cut by itself. The first process reads the weights, and sends them."""
+    own = own_strategy(spec)
     return {
         "version": 2,
         "reshard_after_forward": True,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "cpu_ram_efficient_loading": reads_once("fsdp", spec),
         "state_dict_type": "SHARDED_STATE_DICT",
         "cpu_offload": spec.offload == "cpu",
         "activation_checkpointing": bool(spec.gradient_checkpointing),
+        **(own.fsdp if own else {}),
+        "cpu_ram_efficient_loading": reads_once("fsdp", spec),
     }
 
 
@@ -82,9 +103,9 @@ def deepspeed_config(stage: int, spec: TrainSpec, precision: Precision) -> dict[
         zero["offload_param"] = place
     if stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
-    return {
+    ours = {
         "zero_optimization": zero,
-        "bf16": {"enabled": torch.bfloat16 in (precision.autocast, precision.weights)},
+        "bf16": {"enabled": _in_bfloat16(precision)},
         "fp16": {"enabled": precision.autocast is torch.float16},
         "gradient_clipping": "auto",
         "train_batch_size": "auto",
@@ -93,6 +114,18 @@ def deepspeed_config(stage: int, spec: TrainSpec, precision: Precision) -> dict[
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
+    own = own_strategy(spec)
+    return _over(ours, own.deepspeed) if own else ours
+
+
+def _in_bfloat16(precision: Precision) -> bool:
+    return torch.bfloat16 in (precision.autocast, precision.weights)
+
+
+def _over(ours: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Ours where the user's own says nothing, section by section."""
+    both = {name for name in ours.keys() & own.keys() if isinstance(ours[name], dict) and isinstance(own[name], dict)}
+    return {**ours, **own, **{name: _over(ours[name], own[name]) for name in both}}
 
 
 # --------------------------------------------------------------------------------------------- what it needs to be true
@@ -100,11 +133,15 @@ def deepspeed_config(stage: int, spec: TrainSpec, precision: Precision) -> dict[
 
 def reads_once(name: Name, spec: TrainSpec) -> bool:
     """Whether one process of a node alone reads the weights. 4-bit weights lose their scales on such a way."""
-    return name == "fsdp" and spec.method != "qlora"
+    own = own_strategy(spec)
+    wanted = own is None or own.fsdp.get("cpu_ram_efficient_loading", True)
+    return name == "fsdp" and spec.method != "qlora" and wanted
 
 
 def prepare_to_cut(name: Name, spec: TrainSpec) -> None:
     """Before the trainer's arguments are made, and the model is loaded: both look for what is set here."""
+    if own := own_strategy(spec):
+        os.environ |= own.environment
     if name == "fsdp" or name in STAGES:
         rehearse_without_accelerator()
     if reads_once(name, spec):
