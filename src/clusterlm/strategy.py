@@ -8,6 +8,14 @@ from typing import Literal
 Sharding = Literal["none", "ddp", "fsdp1", "fsdp2", "zero1", "zero2", "zero3"]
 Offload = Literal["none", "optimizer-cpu", "cpu", "nvme"]
 
+CAN_OFFLOAD: dict[str, tuple[Offload, ...]] = {
+    "fsdp": ("cpu",),
+    "zero1": ("cpu", "optimizer-cpu"),
+    "zero2": ("cpu", "optimizer-cpu"),
+    "zero3": ("cpu", "optimizer-cpu", "nvme"),
+}
+"""What may leave the devices. ZeRO 1 and 2 keep the parameters whole: `cpu` is the optimizer's state then."""
+
 SHARDS_PARAMETERS = ("fsdp1", "fsdp2", "zero3")
 SHARDS_GRADIENTS = ("fsdp1", "fsdp2", "zero2", "zero3")
 SHARDS_OPTIMIZER = ("fsdp1", "fsdp2", "zero1", "zero2", "zero3")

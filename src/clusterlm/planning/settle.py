@@ -13,7 +13,7 @@ from clusterlm.planning.refusals import NO_FLOAT16_IN_VLLM, refuse, usual_half
 from clusterlm.planning.serving import default_limits
 from clusterlm.planning.wishes import Wishes
 from clusterlm.planning.workload import Method, Optimizer, Software, Task, Workload
-from clusterlm.strategy import Offload, Sharding, Strategy
+from clusterlm.strategy import CAN_OFFLOAD, Offload, Sharding, Strategy
 
 SEQUENCE_TOKENS = 2048
 NEW_TOKENS = 256
@@ -171,22 +171,15 @@ def usual_cut(wishes: Wishes) -> str:
 
 
 def _offload(wishes: Wishes, strategy: str) -> Offload:
-    """`cpu` means the optimizer's states where ZeRO 1 and 2 keep the parameters whole."""
     asked = wishes.offload or "none"
     if asked == "none":
         return "none"
-    possible = {
-        "fsdp": ("cpu",),
-        "zero1": ("cpu", "optimizer-cpu"),
-        "zero2": ("cpu", "optimizer-cpu"),
-        "zero3": ("cpu", "optimizer-cpu", "nvme"),
-    }
-    if asked not in possible.get(strategy, ()):
-        able = [name for name, ways in possible.items() if asked in ways]
+    if asked not in CAN_OFFLOAD.get(strategy, ()):
+        able = [name for name, ways in CAN_OFFLOAD.items() if asked in ways]
         raise UsageError(
             f"cannot offload to {asked}", where=f"--strategy {strategy}", hint=f"--strategy {' or '.join(able)}"
         )
-    return cast(Offload, "optimizer-cpu" if strategy in ("zero1", "zero2") else asked)
+    return "optimizer-cpu" if strategy in ("zero1", "zero2") else asked
 
 
 def accumulation_steps(wishes: Wishes, strategy: Strategy) -> int:
