@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from clusterlm.cluster import GIB, find_gpu
+from clusterlm.worker.training import job
+from clusterlm.worker.training.gauge import Gauge, Memory
 from tests.cli.running import clusterlm, lines_of
 from tests.training.lessons import TEXTS, losses, same, weights
 
@@ -70,6 +75,43 @@ def test_the_loss_told_of_the_first_step_is_that_of_its_texts(model: Path, texts
     asked = ("--global-batch-size", 96, "--max-steps", 1, "--learning-rate", 1e-9)
     assert clusterlm("train", model, texts, "-o", output, *asked).exit_code == 0
     assert losses(output)[1] == pytest.approx(loss_of_the_texts(model), rel=1e-5)
+
+
+def test_on_gpus_each_step_is_measured_against_them(
+    model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rehearsed on a CPU that claims to be an H200, of which the peak is 10 GFLOPS."""
+    of_cpu = job.gauge_of
+
+    def gauge_of(*given: Any) -> Gauge:
+        return InDisguise(1, find_gpu("h200"), of_cpu(*given).shape, of_cpu(*given).workload, 10e9)
+
+    monkeypatch.setattr(job, "gauge_of", gauge_of)
+    output = tmp_path / "learned"
+    done = clusterlm("train", model, texts, "-o", output, "--global-batch-size", 16, "--max-steps", 4)
+    assert done.exit_code == 0, done.output
+    steps = lines_of(Path(f"{output}.run") / "attempts" / "1" / "steps.jsonl")
+    # 2 layers: q and o 64x64, k and v 64x32, three of the MLP 64x128; and the head. Attention is small beside them.
+    weights = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128) + AutoTokenizer.from_pretrained(model).vocab_size * 64
+    for one in steps:
+        assert one["mfu"] == pytest.approx(6 * weights * one["tokens"] / one["seconds"] / 10e9, rel=0.1)
+        assert (one["memory_bytes"], one["reserved_bytes"]) == (3 * GIB, 4 * GIB)
+    assert 0 < steps[0]["gpu_hours"] < steps[-1]["gpu_hours"]
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("step 3 took ")]
+    assert re.search(r" tokens/s, 3\.0 GiB of GPU memory at most; the plan said 0\.\d+ s and [\d.]+ MiB; ", line), line
+    assert line.endswith("% more memory than planned")
+    shown = json.loads(clusterlm("runs", "show", output, "--json").stdout)
+    assert shown["gpu_hours"] == pytest.approx(steps[-1]["gpu_hours"], abs=1e-4)
+    assert shown["mfu"] == steps[-1]["mfu"]
+
+
+class InDisguise(Gauge):
+    @property
+    def on_gpu(self) -> bool:
+        return True
+
+    def memory(self) -> Memory:
+        return Memory(3 * GIB, 4 * GIB)
 
 
 def loss_of_the_texts(model: Path) -> float:
