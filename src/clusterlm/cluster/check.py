@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,8 @@ HEADER = re.compile(rf"\s*\[\s*({KEY}(?:\s*\.\s*{KEY})*)\s*\]")
 ENTRY = re.compile(rf"\s*({KEY}(?:\s*\.\s*{KEY})*)\s*=")
 
 
-def checked(path: Path, text: str, values: dict[str, Any]) -> Cluster:
-    """The Cluster that the file means. UsageError lists all that is wrong."""
+def checked(path: Path, text: str, values: dict[str, Any], known: Collection[str]) -> Cluster:
+    """The Cluster that the file means, beside those that are known by name. UsageError lists all that is wrong."""
     from pydantic import TypeAdapter, ValidationError
 
     if "name" in values:
@@ -67,7 +67,7 @@ def checked(path: Path, text: str, values: dict[str, Any]) -> Cluster:
     except ValidationError as problem:
         found = [_explained(error) for error in problem.errors()]
     else:
-        found = list(contradictions(cluster))
+        found = list(contradictions(cluster, known))
         if not found:
             return cluster
     lines = lines_of(text)
@@ -75,9 +75,9 @@ def checked(path: Path, text: str, values: dict[str, Any]) -> Cluster:
     raise UsageError(f"\n{path}: ".join(told), where=str(path))
 
 
-def contradictions(cluster: Cluster) -> Iterator[tuple[Place, str]]:
+def contradictions(cluster: Cluster, known: Collection[str]) -> Iterator[tuple[Place, str]]:
     """What does not go together, though each value is of the right kind."""
-    yield from _service(cluster)
+    yield from _service(cluster, known)
     for place, table in _tables(cluster):
         yield from _sources(cluster, place, table)
     for name, source in cluster.sources.items():
@@ -89,12 +89,10 @@ def contradictions(cluster: Cluster) -> Iterator[tuple[Place, str]]:
         yield from _partition(cluster, ("partitions", name), partition)
 
 
-def _service(cluster: Cluster) -> Iterator[tuple[Place, str]]:
-    from clusterlm.cluster.files import known_clusters
-
+def _service(cluster: Cluster, known: Collection[str]) -> Iterator[tuple[Place, str]]:
     if cluster.status == "retired" and not (cluster.until or cluster.successor):
         yield ("status",), "a retired cluster needs `until` or `successor`"
-    if cluster.successor and cluster.successor not in known_clusters():
+    if cluster.successor and cluster.successor not in known:
         yield ("successor",), f"no cluster is called {cluster.successor!r}"
     for name in ("nodes", "partitions"):
         if not getattr(cluster, name) and (cluster.slurm or name == "nodes"):

@@ -42,7 +42,7 @@ def read_cluster(path: Path) -> Cluster:
         return build(path.stem, values)
     from clusterlm.cluster.check import checked  # a user's file alone needs pydantic, which takes 0.1 s to load
 
-    return checked(path, text, values)
+    return checked(path, text, values, known_clusters())
 
 
 def known_clusters() -> dict[str, Path]:
