@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import signal
 import sys
 import threading
@@ -60,8 +60,8 @@ class Screen:
     def show(self, progress: Progress) -> None:
         if self._is_terminal:
             # What is wider would go on in the next line, and stay there.
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r\x1b[2K{progress.line()[:width]}")
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns  # 0 where the terminal does not say
+            sys.stderr.write(f"\r\x1b[2K{progress.line()[: columns - 1 if columns else None]}")
             sys.stderr.flush()
             self._open = True
         elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:

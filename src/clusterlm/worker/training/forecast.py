@@ -25,6 +25,10 @@ COMPARED = 3
 """The step, counted from where an attempt begins: the first ones are slow, for kernels are chosen and memory is got."""
 
 
+FEWEST = 2
+"""Steps: of an attempt that has but one nothing is planned."""
+
+
 @dataclass(frozen=True)
 class Forecast:
     place: Place
@@ -40,7 +44,7 @@ class Forecast:
         In a job it is the plan that the job was submitted with, as far as it is done that way.
         """
         steps = range(first_step, compared_step(first_step, self.shares.steps.count))
-        if self.gauge.card is None or self.gauge.shape is None or not steps:
+        if self.gauge.card is None or self.gauge.shape is None or len(steps) < FEWEST:
             return None
         is_job, tokens = self.place.attempt is not None, self._tokens(steps[-1])
         if is_job and (planned := planned_of_job(self.place.run, self._way(), tokens)):
