@@ -185,6 +185,9 @@ UNKNOWN: list[Case] = [
     ("a.yaml", accelerate("MULTI_GPUS"), TWO, ["distributed_type", "'MULTI_GPU'"]),
 ]
 NOT_DONE: list[Case] = [
+    ("ds.json", stage(2, reduce_bucket_size="5e8"), TWO, ["zero_optimization.reduce_bucket_size = '5e8'", "number"]),
+    ("ds.json", stage(2, overlap_comm="yes"), TWO, ["zero_optimization.overlap_comm = 'yes'", "truth value"]),
+    ("ds.json", stage(2, overlap_comm="auto"), TWO, ['zero_optimization.overlap_comm = "auto"', "nothing fills it in"]),
     ("ds.json", stage(4), TWO, ["zero_optimization.stage = 4", "0, 1, 2 or 3"]),
     ("ds.json", {"bf16": {"enabled": True}}, TWO, ["zero_optimization", "is missing"]),
     (

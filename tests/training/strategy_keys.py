@@ -9,7 +9,7 @@ import json
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import accelerate
 import deepspeed
@@ -58,10 +58,16 @@ def _of_deepspeed() -> set[str]:
     return asked.keys_asked_for | ONLY_WITH_PROCESSES
 
 
-def _of_model(model: Any) -> tuple[set[str], set[str]]:
-    """The names in files, and those of them that are old."""
-    old = {name for name, field in model.model_fields.items() if (field.json_schema_extra or {}).get("deprecated")}
-    return {field.alias or name for name, field in model.model_fields.items()} - old, old
+def _of_model(model: Any) -> tuple[dict[str, str], set[str]]:
+    """The names in files with the kinds of their values, and names that are old."""
+    all_fields = model.model_fields.items()
+    old = {name for name, field in all_fields if (field.json_schema_extra or {}).get("deprecated")}
+    return {field.alias or name: _kind(field.annotation) for name, field in all_fields if name not in old}, old
+
+
+def _kind(annotation: Any) -> str:
+    kinds = {*get_args(annotation)} - {type(None)} or {annotation}
+    return "truth value" if kinds == {bool} else "number" if kinds <= {int, float} else "value"
 
 
 def installed_keys() -> dict[str, Any]:
@@ -72,7 +78,7 @@ def installed_keys() -> dict[str, Any]:
     def flags(title: str) -> set[str]:
         return {action.dest for action in groups[title]._group_actions}
 
-    known = {
+    known: dict[str, dict[str, str] | set[str]] = {
         "deepspeed": _of_deepspeed() - removed,
         "deepspeed.removed": removed,
         "deepspeed.zero_optimization": zero,
@@ -86,7 +92,9 @@ def installed_keys() -> dict[str, Any]:
         "accelerate.fsdp_config": flags("FSDP Arguments"),
         "accelerate.distributed_type": {str(one.value) for one in DistributedType},
     }
-    return {name: sorted(keys) for name, keys in known.items()}
+    return {
+        name: dict(sorted(keys.items())) if isinstance(keys, dict) else sorted(keys) for name, keys in known.items()
+    }
 
 
 def source() -> str:

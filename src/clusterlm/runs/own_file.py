@@ -9,7 +9,7 @@ from typing import Any
 from clusterlm.runs.folder import folder_for
 from clusterlm.spec import TrainSpec
 from clusterlm.spec.own_strategy import settled
-from clusterlm.spec.own_strategy.fit import SETTINGS
+from clusterlm.spec.own_strategy.read import OF_SETTING
 
 
 def with_own_file(
@@ -19,7 +19,7 @@ def with_own_file(
 
     Where the file is gone and its run is there, what the run keeps of it.
     """
-    name = next((name for name in SETTINGS if getattr(spec, name) is not None), None)
+    name = next((name for name in OF_SETTING if getattr(spec, name) is not None), None)
     if name is None:
         return spec, ()
     given, kept = getattr(spec, name), _kept(spec, name)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from clusterlm.errors import UsageError
 from clusterlm.spec.files import make_spec
-from clusterlm.spec.own_strategy.read import content_of, own_strategy
+from clusterlm.spec.own_strategy.read import OF_SETTING, content_of, own_strategy
 from clusterlm.spec.own_strategy.value import AUTO, OwnStrategy
 from clusterlm.spec.train import TrainSpec
 
-SETTINGS: tuple[Literal["deepspeed_config", "accelerate_config"], ...] = ("deepspeed_config", "accelerate_config")
 OPTIMIZERS = {"adam": ("adamw", "adamw-fused"), "adamw": ("adamw", "adamw-fused"), "sgd": ("sgd",)}
 """DeepSpeed's types, lower case, that ours are the same as: its Adam decays weights as AdamW unless told otherwise."""
 SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
@@ -33,7 +32,7 @@ def settled(spec: TrainSpec, *, as_job: bool = False, nodes: int | None = None) 
     if problems:
         raise UsageError("; ".join(problems), where=own.where)
     contents: dict[str, Any] = {
-        name: content_of(given) for name in SETTINGS if (given := getattr(spec, name)) is not None
+        name: content_of(name, given) for name in OF_SETTING if (given := getattr(spec, name)) is not None
     }
     changes = {**_settings(own, spec), **contents}
     notes = (*own.notes, *_notes(own, spec), *(_notes_of_plan(own) if as_job else ()))

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from clusterlm.errors import nearest
+from clusterlm.spec.own_strategy.value import AUTO
 
 
 @cache
@@ -20,19 +21,26 @@ def keys_of(section: str) -> list[str]:
     return list(known_keys()[section])
 
 
-def unknown_keys(content: Mapping[str, Any], section: str, path: str = "") -> Iterator[str]:
-    """A problem for each key that has no meaning, `path` before its name."""
-    known = keys_of(section)
+def wrong_keys(content: Mapping[str, Any], section: str, path: str = "") -> Iterator[str]:
+    """A problem for each key that has no meaning, or a value of another kind; `path` stands before its name."""
+    known, kinds = keys_of(section), known_keys()[section]
     removed = known_keys().get(f"{section}.removed", ())
-    for name in content:
-        if name in known:
-            continue
+    for name, value in content.items():
         close = nearest(name, known)
         guess = f" (did you mean {path + close!r}?)" if close else ""
-        if name in removed:
+        if name in known:
+            if isinstance(kinds, dict) and value != AUTO and not _is_of(kinds[name], value):
+                yield f"{path}{name} = {value!r}: is a {kinds[name]}"
+        elif name in removed:
             yield f"{path}{name}: is no more in {known_keys()['source']}{guess}"
         else:
             yield f"{path}{name}: there is no such key{guess or _all(known)}"
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    if kind == "truth value":
+        return isinstance(value, bool)
+    return kind != "number" or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def _all(known: list[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from clusterlm.errors import UsageError, did_you_mean
-from clusterlm.spec.own_strategy.keys import keys_of, unknown_keys
+from clusterlm.spec.own_strategy.keys import keys_of, wrong_keys
 from clusterlm.spec.own_strategy.of_deepspeed import GATHER, ZERO, of_deepspeed
 from clusterlm.spec.own_strategy.of_fsdp import of_fsdp, problems_of_fsdp
 from clusterlm.spec.own_strategy.value import MixedPrecision, OwnStrategy
@@ -32,11 +32,11 @@ WITH_FILE = (
 )
 """What a file of DeepSpeed says itself. Source: accelerate 1.15, DeepSpeedPlugin._deepspeed_config_checks"""
 OF_LAUNCHER = (
-    *("machine_rank", "main_process_ip", "main_process_port", "rdzv_backend", "same_network"),
+    *("machine_rank", "main_process_ip", "main_process_port", "rdzv_backend"),
     *("enable_cpu_affinity", "mpirun_config", "debug"),
     *("deepspeed_hostfile", "deepspeed_exclusion_filter", "deepspeed_inclusion_filter", "deepspeed_multinode_launcher"),
 )
-LAUNCHED_USUALLY: tuple[Any, ...] = ("", "static", "standard", 0, False, True, {})
+LAUNCHED_USUALLY: tuple[Any, ...] = ("", "static", "standard", 0, False, {})
 """What `accelerate config` writes where nothing special is meant."""
 
 
@@ -98,7 +98,8 @@ def _in_deepspeeds_words(section: Mapping[str, Any]) -> dict[str, Any]:
         if device != "none":
             zero[f"offload_{what}"] = {"device": device}
     if "zero3_save_16bit_model" in section and zero["stage"] == 3:
-        zero[GATHER] = truth(section["zero3_save_16bit_model"])
+        is_whole = section["zero3_save_16bit_model"]
+        zero[GATHER] = is_whole if truth(is_whole) is None else truth(is_whole)
     both = ("gradient_accumulation_steps", "gradient_clipping")
     return {**{name: section[name] for name in both if name in section}, ZERO: zero}
 
@@ -121,7 +122,7 @@ def _problems(content: Mapping[str, Any]) -> Iterator[str]:
             f"compute_environment = {content['compute_environment']!r}: clusterlm works here or on Slurm; LOCAL_MACHINE"
         )
         return
-    yield from unknown_keys(content, "accelerate")
+    yield from wrong_keys(content, "accelerate")
     yield from _of_kind(content)
     for name, value in (
         ("num_processes", content.get("num_processes", -1)),
@@ -130,7 +131,7 @@ def _problems(content: Mapping[str, Any]) -> Iterator[str]:
         if not is_count(value) and not (name == "num_processes" and value == -1):
             yield f"{name} = {value!r}: is a number of at least 1"
     mixed = content.get("mixed_precision", "no")
-    if mixed is not False and mixed not in MIXED:
+    if mixed is not False and str(mixed) not in MIXED:
         yield f"mixed_precision = {mixed!r}: is one of {', '.join(MIXED)}; there is no other here"
     yield from _of_what_is_not_done(content)
 
@@ -160,7 +161,9 @@ def _of_kind(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_deepspeed_section(section: Mapping[str, Any]) -> Iterator[str]:
-    yield from unknown_keys(section, "accelerate.deepspeed_config", "deepspeed_config.")
+    yield from wrong_keys(section, "accelerate.deepspeed_config", "deepspeed_config.")
+    if not isinstance(section.get("deepspeed_moe_layer_cls_names", ""), str):
+        yield "deepspeed_config.deepspeed_moe_layer_cls_names: names layers, with commas between them"
     if DEEPSPEED_FILE not in section:
         return
     if not isinstance(section[DEEPSPEED_FILE], dict):
@@ -175,7 +178,11 @@ def _of_what_is_not_done(content: Mapping[str, Any]) -> Iterator[str]:
         yield "downcast_bf16: is for TPUs; 'no', or leave it out"
     if str(content.get("gpu_ids", "all")) != "all":
         yield f"gpu_ids = {content['gpu_ids']!r}: is for `accelerate launch`; CUDA_VISIBLE_DEVICES says it here"
-    compiler = {"dynamo_backend": content.get("dynamo_backend", "no"), **(content.get("dynamo_config") or {})}
+    section = content.get("dynamo_config") or {}
+    if not isinstance(section, dict):
+        yield "dynamo_config: is a section of keys with values"
+        return
+    compiler = {"dynamo_backend": content.get("dynamo_backend", "no"), **section}
     if str(compiler["dynamo_backend"]).lower() not in ("no", "false"):
         yield f"dynamo_backend = {compiler['dynamo_backend']!r}: models are not compiled here; leave it out"
     for name in ("parallelism_config", "fp8_config", "megatron_lm_config"):

@@ -6,11 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clusterlm.errors import UsageError
-from clusterlm.spec.own_strategy.keys import keys_of, unknown_keys
+from clusterlm.spec.own_strategy.keys import keys_of, wrong_keys
 from clusterlm.spec.own_strategy.value import AUTO, MixedPrecision, OwnStrategy
+from clusterlm.spec.own_strategy.words import is_count
 
 STRATEGIES: tuple[Any, ...] = ("ddp", "zero1", "zero2", "zero3")
 """By stage."""
+FILLED_IN = ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold")
+"""Where the trainer knows what "auto" is, beside the batch, clipping and the types. Source: transformers 5.23,
+integrations/deepspeed.py; the last two with stage 3 alone.
+"""
+OWN_AUTO = ("optimizer", "scheduler", "data_types")
+"""Sections in which "auto" has a meaning of its own."""
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 SAID_BY_FLAGS = (*BATCH, "gradient_clipping", "optimizer", "scheduler")
 HALVES = ("bf16", "fp16")
@@ -83,13 +90,17 @@ def _place(zero: Mapping[str, Any], name: str) -> str:
 
 
 def _problems(content: Mapping[str, Any]) -> Iterator[str]:
-    yield from unknown_keys(content, "deepspeed")
+    yield from wrong_keys(content, "deepspeed")
+    for path in _autos({name: value for name, value in content.items() if name not in OWN_AUTO}):
+        yield f'{path} = "auto": nothing fills it in; a value, or leave it out'
     yield from _of_sections(content)
     yield from _of_precision(content)
-    for name in (*BATCH, "gradient_clipping"):
-        value = content.get(name, AUTO)
-        if value != AUTO and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
-            yield f'{name} = {value!r}: is a number, or "auto"'
+    for name in BATCH:
+        if content.get(name, AUTO) != AUTO and not is_count(content[name]):
+            yield f'{name} = {content[name]!r}: is a number of at least 1, or "auto"'
+    clipping = content.get("gradient_clipping", AUTO)
+    if clipping != AUTO and (isinstance(clipping, bool) or not isinstance(clipping, (int, float))):
+        yield f'gradient_clipping = {clipping!r}: is a number, or "auto"'
     for name in ("optimizer", "scheduler"):
         if name in content and not (isinstance(content[name], dict) and isinstance(content[name].get("type"), str)):
             yield f"{name}: is a section with a type"
@@ -97,6 +108,17 @@ def _problems(content: Mapping[str, Any]) -> Iterator[str]:
         yield from _of_zero(content[ZERO], content)
     else:
         yield f"{ZERO}: says by its stage (0 to 3) what is cut, and is missing"
+
+
+def _autos(content: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Keys that nobody knows a value of."""
+    known = (*BATCH, "gradient_clipping", *(f"{name}.enabled" for name in (*HALVES, "bfloat16")))
+    known += tuple(f"{ZERO}.{name}" for name in FILLED_IN)
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _autos(value, f"{path}{name}.")
+        elif value == AUTO and path + name not in known:
+            yield path + name
 
 
 def _of_sections(content: Mapping[str, Any]) -> Iterator[str]:
@@ -121,23 +143,21 @@ def _of_precision(content: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(section, dict):
             yield f'{name}: is a section: {{"enabled": true}}'
             continue
-        yield from unknown_keys(section, f"deepspeed.{name}", f"{name}.")
-        value = section.get("enabled", False)
-        if not isinstance(value, bool) and value != AUTO:
-            yield f'{name}.enabled = {value!r}: is true, false or "auto"'
-        enabled += [name] if value is True else []
+        yield from wrong_keys(section, f"deepspeed.{name}", f"{name}.")
+        enabled += [name] if section.get("enabled") is True else []
     if enabled == ["bf16", "fp16"]:
         yield "bf16.enabled and fp16.enabled: both are true, and only one can be"
 
 
 def _of_zero(zero: Mapping[str, Any], content: Mapping[str, Any]) -> Iterator[str]:
-    yield from unknown_keys(
-        {_by_its_name(name): value for name, value in zero.items()}, f"deepspeed.{ZERO}", f"{ZERO}."
-    )
+    yield from wrong_keys({_by_its_name(name): value for name, value in zero.items()}, f"deepspeed.{ZERO}", f"{ZERO}.")
     stage = zero.get("stage")
     if type(stage) is not int or stage not in range(len(STRATEGIES)):
         yield f"{ZERO}.stage = {stage!r}: is 0, 1, 2 or 3"
         return
+    for name in FILLED_IN[1:]:
+        if zero.get(name) == AUTO and stage < 3:
+            yield f'{ZERO}.{name} = "auto": belongs to stage 3; leave it out'
     for name in ("offload_optimizer", "offload_param"):
         yield from _of_offload(zero.get(name, {}), name)
     if content.get("prescale_gradients") and stage in (1, 2) and zero.get("reduce_scatter", True):
@@ -154,7 +174,7 @@ def _of_offload(section: Any, name: str) -> Iterator[str]:
     if not isinstance(section, dict):
         yield f'{ZERO}.{name}: is a section: {{"device": "cpu"}}'
         return
-    yield from unknown_keys(section, f"deepspeed.{ZERO}.{name}", f"{ZERO}.{name}.")
+    yield from wrong_keys(section, f"deepspeed.{ZERO}.{name}", f"{ZERO}.{name}.")
     device = section.get("device", "none")
     if device == "nvme":
         yield f"{ZERO}.{name}.device = 'nvme': nothing is put on disks here; 'cpu' puts it into host memory"

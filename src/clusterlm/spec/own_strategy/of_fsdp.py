@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from clusterlm.spec.own_strategy.keys import unknown_keys
+from clusterlm.spec.own_strategy.keys import wrong_keys
 from clusterlm.spec.own_strategy.value import OwnStrategy
 from clusterlm.spec.own_strategy.words import is_count, truth
 
@@ -26,7 +26,6 @@ OF_TRANSFORMERS = {
     "fsdp_activation_checkpointing": "activation_checkpointing",
     "fsdp_activation_checkpointing_offload": "activation_checkpointing_offload",
     "fsdp_auto_wrap_policy": "auto_wrap_policy",
-    "fsdp_transformer_layer_cls_to_wrap": "transformer_layer_cls_to_wrap",
 }
 """What accelerate calls otherwise than transformers' fsdp_config. Source: transformers 5.23, training_args.py"""
 
@@ -37,8 +36,8 @@ def of_fsdp(section: Mapping[str, Any], where: str) -> OwnStrategy:
         note = "NO_SHARD cuts nothing: the processes share the work by DDP, without FSDP"
         return OwnStrategy(where=where, strategy="ddp", notes=(note,))
     given = {new: _value(section[old]) for old, new in OF_TRANSFORMERS.items() if old in section}
-    if "transformer_layer_cls_to_wrap" in given:
-        given["transformer_layer_cls_to_wrap"] = _names(given["transformer_layer_cls_to_wrap"])
+    if layers := section.get("fsdp_transformer_layer_cls_to_wrap"):
+        given["transformer_layer_cls_to_wrap"] = _names(layers)
     offloads = given.get("activation_checkpointing_offload")
     return OwnStrategy(
         where=where,
@@ -92,7 +91,7 @@ def _notes(section: Mapping[str, Any], sharding: str) -> Iterator[str]:
 
 def problems_of_fsdp(section: Mapping[str, Any]) -> Iterator[str]:
     """`section` is a mapping."""
-    yield from unknown_keys(section, "accelerate.fsdp_config", "fsdp_config.")
+    yield from wrong_keys(section, "accelerate.fsdp_config", "fsdp_config.")
     version = _version(section)
     if version not in (1, 2):
         yield f"fsdp_config.fsdp_version = {version!r}: is 1 or 2"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +15,38 @@ from clusterlm.spec.own_strategy.value import OwnStrategy
 from clusterlm.spec.train import TrainSpec
 
 Content = dict[str, Any]
+OF_SETTING = {"deepspeed_config": of_deepspeed, "accelerate_config": of_accelerate}
 
 
 def own_strategy(spec: TrainSpec) -> OwnStrategy | None:
     """None where the user has none. UsageError for all that is wrong with it, whatever else is asked for."""
-    if spec.deepspeed_config is not None:
-        return of_deepspeed(content_of(spec.deepspeed_config), _name(spec.deepspeed_config, "deepspeed_config"))
-    if spec.accelerate_config is not None:
-        return of_accelerate(content_of(spec.accelerate_config), _name(spec.accelerate_config, "accelerate_config"))
+    for setting, understand in OF_SETTING.items():
+        if (given := getattr(spec, setting)) is not None:
+            return understand(content_of(setting, given), given if isinstance(given, str) else setting)
     return None
 
 
-def _name(given: str | Content, setting: str) -> str:
-    return given if isinstance(given, str) else setting
-
-
-def content_of(given: str | Content) -> Content:
+def content_of(setting: str, given: str | Content) -> Content:
     """Of the file; a file of DeepSpeed that accelerate's names stands in its place."""
     if not isinstance(given, str):
-        return _plain(given, "")
+        return _plain(given, setting)
     path = Path(given).expanduser()
-    content = _read(path)
+    is_json = setting == "deepspeed_config" or path.suffix == ".json"
+    content = _read(path, _of_json if is_json else _of_yaml)
     section = content.get("deepspeed_config")
     if isinstance(section, dict) and isinstance(section.get(DEEPSPEED_FILE), str):
         other = path.parent / Path(section[DEEPSPEED_FILE]).expanduser()
-        content["deepspeed_config"] = {**section, DEEPSPEED_FILE: _read(other)}
+        content["deepspeed_config"] = {**section, DEEPSPEED_FILE: _read(other, _of_json)}
     return content
 
 
-def _read(path: Path) -> Content:
+def _read(path: Path, parse: Callable[[str, Path], Any]) -> Content:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError("there is no such file", where=str(path)) from None
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"cannot be read: {problem}", where=str(path)) from None
-    parse = _of_yaml if path.suffix in (".yaml", ".yml") else _of_json
     return _plain(parse(text, path), str(path))
 
 
