@@ -16,11 +16,11 @@ from clusterlm.model.architectures import shape_from_config
 from clusterlm.model.catalogue import catalogue_config
 from clusterlm.planning.workload import Workload
 from clusterlm.runs.attempt import Attempt
-from clusterlm.runs.first_steps import FirstSteps, Planned
 from clusterlm.runs.folder import RunFolder
 from clusterlm.spec import TrainSpec
 from clusterlm.worker.place import Place
 from clusterlm.worker.ranks import Ranks
+from clusterlm.worker.training.first_steps import FirstSteps, Planned
 from clusterlm.worker.training.forecast import Forecast
 from clusterlm.worker.training.gauge import Gauge
 from clusterlm.worker.training.steps import Shares, Steps

@@ -1,92 +1,34 @@
-"""The first steps of a training: what one of them took, beside what the plan said of it."""
+"""What is written of a training's first steps, and of what was planned for them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from clusterlm.planning.verdict import PREDICTION_ERROR
 from clusterlm.runs.folder import RunFolder
-from clusterlm.units import show_bytes, show_seconds
 
 FILE = "first_steps.json"
 """Of an attempt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """Of one step, and of the most memory of one device."""
-
-    seconds: float
-    spread: float
-    """Eight of ten such predictions lie within seconds / spread .. seconds x spread."""
-    memory_bytes: int
-    basis: str
-    """What it rests on, in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class FirstSteps:
-    step: int
-    """Of which the seconds are; the memory is the most until then, of the process that takes most."""
-    seconds: float
-    tokens: int
-    memory_bytes: int
-    on_gpu: bool
-    """Else it is the memory of a process, libraries and all."""
-    planned: Planned | None = None
-    """None where the planner has no figures of the device."""
-
-    def line(self) -> str:
-        parts = [f"step {self.step:,} took {_seconds(self.seconds)}", f"{self.tokens / self.seconds:,.0f} tokens/s"]
-        parts.append(f"{show_bytes(self.memory_bytes)} of {'GPU' if self.on_gpu else 'main'} memory at most")
-        plan = self.planned
-        if plan is None:
-            return ", ".join(parts)
-        said = f"the plan said {_seconds(plan.seconds)} and {show_bytes(plan.memory_bytes)}"
-        return "; ".join([", ".join(parts), said, *self._beyond(plan)])
-
-    def _beyond(self, plan: Planned) -> Iterator[str]:
-        """Where it is further off than such plans usually are."""
-        low, high = plan.seconds / plan.spread, plan.seconds * plan.spread
-        if not low <= self.seconds <= high:
-            word = "slower" if self.seconds > high else "faster"
-            yield f"that is {word} than the {_seconds(low)} to {_seconds(high)} of 8 in 10 such plans"
-        more = self.memory_bytes / plan.memory_bytes - 1
-        if abs(more) > PREDICTION_ERROR:
-            yield f"{abs(more):.0%} {'more' if more > 0 else 'less'} memory than planned"
-
-    def values(self) -> dict[str, Any]:
-        return {"said": self.line(), **asdict(self)}
-
-
-def _seconds(seconds: float) -> str:
-    if seconds >= 10:
-        return show_seconds(seconds)
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
-
-
 def first_steps_of(run: RunFolder) -> dict[str, Any] | None:
-    """As the last attempt that came so far has written it: FirstSteps.values()."""
+    """As the last attempt that came so far has written it."""
     files = (attempt / FILE for attempt in reversed(run.attempts()))
     return next((_json(file) for file in files if file.exists()), None)
 
 
-def planned_of_job(run: RunFolder, way: dict[str, Any], tokens: int) -> Planned | None:
-    """By the plan that the job was submitted with, for a step of so many tokens; None where it is of another way.
+def plan_of_job(run: RunFolder, way: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The plan that the run's jobs were submitted with; None where there is none, or it is of another way.
 
     `way`: the GPU's key, their number, strategy and rows at once, in the words of plan.json.
     """
-    plan = _json(run.path / "plan.json") if (run.path / "plan.json").exists() else {}
-    best, memory = plan.get("best"), plan.get("memory")
-    if not best or not memory or any(best.get(name) != value for name, value in way.items()):
-        return None
-    step = best["step"]
-    seconds = tokens / step["tokens_per_second"]
-    return Planned(seconds, step["spread"], memory["one_gpu"]["allocated"], f"the job's plan: {step['basis']}")
+    file = run.path / "plan.json"
+    plan = _json(file) if file.exists() else {}
+    best = plan.get("best") or {}
+    return plan if best and all(best.get(name) == value for name, value in way.items()) else None
 
 
-def _json(file: Any) -> dict[str, Any]:
+def _json(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_bytes()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clusterlm.errors import ClusterlmError
 from clusterlm.planning.case import Case
@@ -11,9 +12,10 @@ from clusterlm.planning.settle import settle
 from clusterlm.planning.speed import pace, usual_links
 from clusterlm.planning.wishes import Wishes
 from clusterlm.runs.attempt import write_json
-from clusterlm.runs.first_steps import FirstSteps, Planned, planned_of_job
+from clusterlm.runs.first_steps import plan_of_job
 from clusterlm.spec import TrainSpec
 from clusterlm.worker.place import Place
+from clusterlm.worker.training.first_steps import FirstSteps, Planned
 from clusterlm.worker.training.gauge import Gauge, Taken
 from clusterlm.worker.training.steps import Shares
 from clusterlm.worker.training.strategies import Name
@@ -46,9 +48,8 @@ class Forecast:
         steps = range(first_step, compared_step(first_step, self.shares.steps.count))
         if self.gauge.card is None or self.gauge.shape is None or len(steps) < FEWEST:
             return None
-        is_job, tokens = self.place.attempt is not None, self._tokens(steps[-1])
-        if is_job and (planned := planned_of_job(self.place.run, self._way(), tokens)):
-            return planned
+        if self.place.attempt is not None and (plan := plan_of_job(self.place.run, self._way())):
+            return self._submitted(plan, steps[-1])
         try:
             return self._made(steps)
         except ClusterlmError:  # a way that the planner does not count
@@ -64,8 +65,12 @@ class Forecast:
             "gradient_checkpointing": bool(self.spec.gradient_checkpointing),
         }
 
-    def _tokens(self, step: int) -> int:
-        return sum(int(self.shares.steps.lengths[number]) for number in self.shares.steps.sequences(step))
+    def _submitted(self, plan: dict[str, Any], step: int) -> Planned:
+        """Of as many tokens as the step has."""
+        tokens = sum(int(self.shares.steps.lengths[number]) for number in self.shares.steps.sequences(step))
+        planned = plan["best"]["step"]
+        seconds, memory = tokens / planned["tokens_per_second"], plan["memory"]["one_gpu"]["allocated"]
+        return Planned(seconds, planned["spread"], memory, f"the job's plan: {planned['basis']}")
 
     def _made(self, steps: range) -> Planned:
         """The time of the last of them, and the memory of the largest micro-batch of all."""
