@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from clusterlm.errors import RunError
 from clusterlm.spec.own_strategy.keys import known_keys
 from clusterlm.worker.training.strategies import check_cut
-from tests.cli.running import lines_of
+from tests.cli.running import clusterlm, lines_of
 from tests.engines.zoo import make_model
 from tests.sharing import shared_between_workers
 from tests.training.lessons import TEXTS, losses, weights
@@ -189,16 +189,17 @@ def test_a_model_that_was_not_cut_is_not_trained(done: Path) -> None:
             check_cut(strategy, nn.Linear(2, 2), 2)  # type: ignore[arg-type]
 
 
-def test_of_a_model_that_is_cut_only_one_process_holds_all_while_loading(done: Path) -> None:
-    def peaks(name: str) -> list[int]:
+def test_of_a_model_that_is_cut_no_process_holds_all_while_it_is_loaded(done: Path) -> None:
+    def peaks(name: str) -> dict[str, Any]:
         (attempt,) = Path(f"{done / name}.run").glob("attempts/*/environment.json")
-        return list(json.loads(attempt.read_text())["training"]["peak_host_bytes_of_loading"])
+        return dict(json.loads(attempt.read_text())["training"]["peak_host_bytes_of_loading"])
 
     copy = (done / "large" / "model.safetensors").stat().st_size
     assert copy > 100e6
-    first, second = peaks("large-fsdp")
-    assert second < first - copy / 4
-    assert second < min(peaks("large-ddp")) - copy / 2
+    cut, whole = peaks("large-fsdp"), peaks("large-ddp")
+    assert max(cut["processes"]) < min(whole["processes"]) - copy / 2
+    assert list(cut["nodes"].values()) == [sum(cut["processes"])]
+    assert f"of memory on {next(iter(cut['nodes']))}, at most" in clusterlm("runs", "show", done / "large-fsdp").stdout
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

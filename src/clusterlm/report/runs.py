@@ -16,7 +16,7 @@ from clusterlm.runs.progress import Progress
 from clusterlm.runs.state import RunState
 from clusterlm.runs.told import attempts_of
 from clusterlm.slurm.jobs import JobStatus
-from clusterlm.units import show_seconds, show_slurm_time
+from clusterlm.units import show_bytes, show_seconds, show_slurm_time
 
 COLUMNS = ("RUN", "TASK", "MODEL", "STATE", "DONE", "FAILED", "OF", "ATTEMPT", "TIME", "GPU-HOURS", "NOTE")
 NUMBERS = (4, 5, 6, 7, 9)
@@ -154,6 +154,7 @@ def run_text(one: RunState) -> str:
             ("attempts", str(summary["attempts"])),
             ("device", _device(environment)),
             *([("way", _way(environment["training"]))] if "training" in environment else []),
+            *([("loading", loading)] if (loading := _loading(environment)) else []),
             *([("first steps", first_steps["said"])] if (first_steps := first_steps_of(one.run)) else []),
             ("fingerprint", environment["model"]["fingerprint"]),
             ("packages", packages),
@@ -205,6 +206,15 @@ def _way(training: dict[str, Any]) -> str:
         f"{batches:,} x {training['micro_batch']:,} rows of up to {training['sequence_length']:,} tokens on each"
     )
     return ", ".join([*words, *(["packed"] if training["packed"] else [])])
+
+
+def _loading(environment: dict[str, Any]) -> str:
+    """'2.1 GiB on node1, at most 0.6 GiB of a process': what loading the model took of a node's memory."""
+    peaks = environment.get("training", {}).get("peak_host_bytes_of_loading")
+    if not isinstance(peaks, dict):
+        return ""
+    node, most = max(peaks["nodes"].items(), key=lambda one: one[1])
+    return f"{show_bytes(most)} of memory on {node}, at most {show_bytes(max(peaks['processes']))} by a process"
 
 
 def _steps(one: RunState) -> str:

@@ -33,6 +33,7 @@ from clusterlm.worker.training.gauge import gauge_of
 from clusterlm.worker.training.handover import hand_over
 from clusterlm.worker.training.lessons import encode, lessons, pad_token, usual_rows
 from clusterlm.worker.training.lines import append_line, read_lines
+from clusterlm.worker.training.loading import Loading
 from clusterlm.worker.training.model import adapter_config, attention_of, load_for_training, row_tokens
 from clusterlm.worker.training.overseer import Limits, Overseer
 from clusterlm.worker.training.own_check import check_own_strategy
@@ -42,7 +43,6 @@ from clusterlm.worker.training.result import curve_of, perplexity, unfinished_of
 from clusterlm.worker.training.room import room_of
 from clusterlm.worker.training.rows import Collator
 from clusterlm.worker.training.saving import SAVED, Saver
-from clusterlm.worker.training.start import gathered, peak_host_bytes
 from clusterlm.worker.training.strategies import Name, check_cut, prepare_to_cut, spread_of, strategy_of
 from clusterlm.worker.training.tokens import Tokens
 from clusterlm.worker.training.trainer import Carried, Trainer
@@ -79,7 +79,8 @@ def _run(work: Work, on_work: Callable[[], None]) -> Progress:
         work.say(f"{rows} sequences at once: for {wanted} the memory was too small before")
     while True:
         try:
-            return _train(work, ready, rows, on_work)
+            with Loading() as loading:
+                return _train(work, ready, rows, on_work, loading)
         except Exception as problem:
             # Of several processes the others wait for the one that failed: they are started again from outside.
             if not is_out_of_memory(problem) or rows == 1 or work.place.ranks.ranks > 1:
@@ -122,7 +123,7 @@ def _prepare(work: Work) -> _Ready:
     return _Ready(strategy, adapter, precision, attention, is_packed, limit, tokenizer, learned, held_out)
 
 
-def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) -> Progress:
+def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None], loading: Loading) -> Progress:
     asked, spec = work.asked, work.spec
     checkpoint = _newest(work)
     first_step = checkpoint.step if checkpoint else 0
@@ -167,7 +168,7 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None]) ->
     saver.check_room(needed.checkpoint_bytes, needed.result_bytes)
 
     def begin() -> None:
-        _begin(work, trainer, forecast, overseer, saver, first_step)
+        _begin(work, trainer, forecast, overseer, saver, first_step, loading)
         on_work()
 
     trainer.add_callback(_Beginning(begin))
@@ -252,12 +253,13 @@ def _begin(
     overseer: Overseer,
     saver: Saver,
     first_step: int,
+    loading: Loading,
 ) -> None:
     """Writes down with what it works, and how well the model does before it learns."""
     strategy = forecast.strategy
     processes = trainer.learned.shares.processes
     check_cut(strategy, trainer.model_wrapped, processes)
-    peaks = gathered(peak_host_bytes())
+    peaks = loading.peaks()
     if work.is_first:
         shares = trainer.learned.shares
         spread = {
