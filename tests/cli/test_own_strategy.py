@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from clusterlm.runs.own_file import with_own_file
 from clusterlm.spec import TrainSpec, make_spec, read_run_file
 from clusterlm.spec.own_strategy import OwnStrategy, own_strategy, settled
 from tests.cli.running import all_files, clusterlm
@@ -158,6 +159,21 @@ def test_a_file_is_meant_from_the_folder_of_the_one_that_names_it(tmp_path: Path
     assert own.deepspeed == stage(3, sub_group_size=7)
     (tmp_path / "own" / "ds.json").unlink()
     assert own_strategy(spec) == own
+
+
+def test_what_the_file_says_now_is_done_and_said_where_its_run_keeps_another(tmp_path: Path) -> None:
+    file, run = tmp_path / "ds.json", tmp_path / "o.run"
+    run.mkdir()
+    known = {"requests": 1, "model_name": "m", "input_path": "i", "created": ""}
+    (run / "run.json").write_text(json.dumps({"spec": {"task": "train", "deepspeed_config": ZERO2}, **known}))
+    values = {"model": "m", "input": "i", "output": str(tmp_path / "o"), "gpus": 2, "deepspeed_config": str(file)}
+    for content, note in ((None, "is no more there: its run keeps"), (ZERO2, ""), (ZERO3, "has changed since its run")):
+        if content is not None:
+            file.write_text(json.dumps(content))
+        spec, notes = with_own_file(make_spec(TrainSpec, values))
+        assert spec.deepspeed_config == (content or ZERO2)
+        assert note in "".join(notes)
+        assert bool(notes) == bool(note)
 
 
 # ---------------------------------------------------------------------------------------------------- what is refused

@@ -22,7 +22,8 @@ def own_strategy(spec: TrainSpec) -> OwnStrategy | None:
     """None where the user has none. UsageError for all that is wrong with it, whatever else is asked for."""
     for setting, understand in OF_SETTING.items():
         if (given := getattr(spec, setting)) is not None:
-            return understand(content_of(setting, given), given if isinstance(given, str) else setting)
+            where = given if isinstance(given, str) else f"--{setting.replace('_', '-')}"
+            return understand(content_of(setting, given), where)
     return None
 
 

@@ -59,7 +59,10 @@ def _words(problem: Exception) -> str:
     errors = getattr(problem, "errors", None)
     if errors is None:
         return str(problem).strip().split("\n")[0]
-    return "; ".join(f"{'.'.join(map(str, one['loc']))} = {one['input']!r}: {one['msg']}" for one in errors())
+    return "; ".join(
+        (f"{'.'.join(map(str, one['loc']))} = {one['input']!r}: " if one["loc"] else "") + one["msg"]
+        for one in errors()
+    )
 
 
 def _without_auto(content: Mapping[str, Any]) -> dict[str, Any]:
