@@ -273,6 +273,12 @@ CONTRADICTING: list[Case] = [
         ["optimizer.params.lr is 3e-05", "--learning-rate"],
     ),
     ("ds.json", {**ZERO2, "optimizer": {"type": "Lamb"}}, TWO, ["'Lamb'", "--optimizer"]),
+    (
+        "ds.json",
+        {**ZERO2, "optimizer": {"type": "Adam", "params": {"adam_w_mode": False}}},
+        TWO,
+        ["optimizer.params.adam_w_mode is False", "it cannot be changed"],
+    ),
     ("ds.json", {**ZERO2, "optimizer": {"type": "SGD"}}, TWO, ["--optimizer sgd is the same"]),
     ("ds.json", {**ZERO2, "scheduler": {"type": "WarmupLR"}}, TWO, ["--schedule constant is the same"]),
     (

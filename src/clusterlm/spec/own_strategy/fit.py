@@ -16,8 +16,8 @@ OPTIMIZERS = {"adam": ("adamw", "adamw-fused"), "adamw": ("adamw", "adamw-fused"
 """DeepSpeed's types, lower case, that ours are the same as: its Adam decays weights as AdamW unless told otherwise."""
 SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 """Source: https://huggingface.co/docs/transformers/deepspeed, Optimizer and scheduler"""
-NO_RESULT_OF_IT = ("torch_adam", "adam_w_mode", "bias_correction", "warmup_type")
-"""Parameters that are as DeepSpeed has them without."""
+USUAL_ADAM = {"betas": [0.9, 0.999], "eps": 1e-8, "adam_w_mode": True, "bias_correction": True, "torch_adam": True}
+"""torch's, which the trainer takes."""
 
 
 def settled(spec: TrainSpec, *, as_job: bool = False, nodes: int | None = None) -> tuple[TrainSpec, tuple[str, ...]]:
@@ -156,23 +156,19 @@ def _of_batch(own: OwnStrategy, spec: TrainSpec) -> Iterator[str]:
         yield f"train_micro_batch_size_per_gpu is {rows}, and --micro-batch {spec.micro_batch}: {_the_same(rows)}"
         return
     rows, steps, gpus = rows or spec.micro_batch, _accumulation(own), _processes(own, spec)
-    if (
-        steps
-        and rows
-        and (batch % (steps * rows) or steps * rows * (gpus or 1) > batch or (gpus and steps * rows * gpus != batch))
-    ):
-        many = f" x {gpus} processes are {steps * rows * gpus}" if gpus else f" are {steps * rows} of each process"
-        yield (
-            f"gradient_accumulation_steps {steps} x {rows} at once{many},"
-            f" and --global-batch-size is {batch}: {_the_same(steps)}"
-        )
-    elif steps and not rows and gpus and batch % (steps * gpus):
+    if not steps:
+        return
+    if rows and steps * rows * (gpus or 0) != batch:
+        many = f"x {gpus} processes are {steps * rows * gpus}" if gpus else f"are {steps * rows} of each process"
+        sizes = f"gradient_accumulation_steps {steps} x {rows} at once {many}"
+        yield f"{sizes}, and --global-batch-size is {batch}: {_the_same(steps)}"
+    elif not rows and not gpus:
+        yield f'gradient_accumulation_steps is {steps}: says nothing without --gpus; or "auto" instead'
+    elif not rows and gpus and batch % (steps * gpus):
         yield (
             f"gradient_accumulation_steps {steps} x {gpus} processes do not divide --global-batch-size {batch}:"
             f' a multiple of {steps * gpus}, or "auto" instead of {steps}'
         )
-    elif steps and not rows and not gpus:
-        yield f'gradient_accumulation_steps is {steps}: says nothing without --gpus; or "auto" instead'
 
 
 # ----------------------------------------------------------------------------------------------- what the trainer does
@@ -198,14 +194,11 @@ def _of_optimizer(section: Mapping[str, Any] | None, spec: TrainSpec) -> Iterato
     if section is None:
         return
     kind, given = section["type"], section.get("params", {})
-    is_plain_adam = kind.lower() == "adam" and given.get("adam_w_mode") is False
-    if spec.optimizer not in OPTIMIZERS.get(kind.lower(), ()) or is_plain_adam:
-        same = next(
-            (ours for name, (ours, *_) in OPTIMIZERS.items() if name == kind.lower() and not is_plain_adam), None
-        )
-        flag = f"--optimizer {same} is the same" if same else "--optimizer says which there are"
+    same = OPTIMIZERS.get(kind.lower(), ())
+    if spec.optimizer not in same:
+        flag = f"--optimizer {same[0]} is the same" if same else "--optimizer says which there are"
         yield f"optimizer.type is {kind!r}, and --optimizer {spec.optimizer}: {flag}; leave the section out"
-    expected = {"lr": spec.rate, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": spec.weight_decay}
+    expected = {**USUAL_ADAM, "lr": spec.rate, "weight_decay": spec.weight_decay}
     flags = {"lr": "--learning-rate", "weight_decay": "--weight-decay"}
     yield from _parameters("optimizer", given, expected, flags)
 
@@ -220,7 +213,8 @@ def _of_scheduler(section: Mapping[str, Any] | None, spec: TrainSpec) -> Iterato
         yield f"scheduler.type is {kind!r}, and --schedule {spec.schedule}: {flag}; leave the section out"
     steps = spec.max_steps
     rising = math.ceil(spec.warm_up * steps) if steps else 0 if not spec.warm_up else None
-    expected = {"warmup_min_lr": 0, "warmup_max_lr": spec.rate, "total_num_steps": steps, "warmup_num_steps": rising}
+    expected: dict[str, Any] = {"warmup_min_lr": 0, "warmup_max_lr": spec.rate, "warmup_type": "linear"}
+    expected |= {"total_num_steps": steps, "warmup_num_steps": rising}
     flags = {"warmup_max_lr": "--learning-rate", "total_num_steps": "--max-steps", "warmup_num_steps": "--warm-up"}
     yield from _parameters("scheduler", given, expected, flags)
 
@@ -230,7 +224,7 @@ def _parameters(section: str, given: Any, expected: Mapping[str, Any], flags: Ma
         yield f"{section}.params: is a section of keys with values"
         return
     for name, value in given.items():
-        if value == AUTO or name in NO_RESULT_OF_IT:
+        if value == AUTO:
             continue
         if name not in expected:
             yield f"{section}.params.{name}: has no flag here; leave it out"
