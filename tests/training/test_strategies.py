@@ -107,6 +107,8 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]) 
             for method in METHODS
         ]
         special = [
+            *(lesson(f"{strategy}-qlora", strategy, "qlora", max_steps=2) for strategy in ("single", "fsdp")),
+            lesson("zero3-qlora", "zero3", "qlora", max_steps=2, offload="cpu"),
             lesson("alone", "fsdp", before=LEFT_ALONE),
             lesson("own-deepspeed", "auto", before=USED, deepspeed_config=str(folder / "ds.json")),
             lesson("own-accelerate", "auto", before=USED, accelerate_config=str(folder / "own.yaml")),
@@ -159,6 +161,15 @@ def test_two_processes_learn_the_same_as_one_and_save_it_whole(done: Path, strat
     with torch.no_grad():
         first, second = (AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in (output, alone))
     assert torch.allclose(first, second, atol=1e-3)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
+def test_two_processes_learn_beside_4_bits_as_one_does(done: Path, strategy: str) -> None:
+    """ZeRO-3 from host memory."""
+    output, alone = done / f"{strategy}-qlora", done / "single-qlora"
+    assert losses(output) == pytest.approx(losses(alone), abs=2e-4), _said(output)
+    assert len(losses(output)) == 2
+    assert weights(output).keys() == weights(alone).keys()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
