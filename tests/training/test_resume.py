@@ -249,9 +249,7 @@ def test_weights_that_are_spoilt_are_not_saved(model: Path, texts: Path, tmp_pat
     assert newest(run.checkpoints)[1] == []
 
 
-def test_a_loss_that_grows_ends_the_run_also_where_it_was_interrupted(
-    model: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_loss_that_grows_ends_the_run_also_where_it_was_interrupted(model: Path, texts: Path, tmp_path: Path) -> None:
     output = tmp_path / "learned"
     run = prepared(model, texts, output, learning_rate=20.0, warm_up=0.9, global_batch_size=4, checkpoint_steps=10)
     attempt(run, stop_at=22)
