@@ -21,7 +21,7 @@ from clusterlm.spec import TrainSpec
 from clusterlm.worker.place import Place
 from clusterlm.worker.ranks import Ranks
 from clusterlm.worker.training.first_steps import FirstSteps, Planned
-from clusterlm.worker.training.forecast import Forecast
+from clusterlm.worker.training.forecast import Forecast, fastest_that_fits
 from clusterlm.worker.training.gauge import Gauge
 from clusterlm.worker.training.steps import Shares, Steps
 
@@ -95,6 +95,22 @@ def test_mfu_is_that_of_the_calculation_by_hand(method: str, each: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ the plan
+
+
+@pytest.mark.parametrize(
+    ("gpu", "method", "name"),
+    [
+        # 8 billion parameters: 16 bytes of each to train all, 128 GB on each GPU, or an eighth of it; 16 GB for LoRA.
+        ("a100-40", "full", "fsdp"),
+        ("h200", "lora", "ddp"),
+        ("a100-40", "lora", "ddp"),
+        (None, "full", "ddp"),
+    ],
+)
+def test_auto_is_the_fastest_strategy_that_fits(gpu: str | None, method: Any, name: str) -> None:
+    spec = TrainSpec(model=LLAMA, input="texts.jsonl", output="learned", method=method, gradient_checkpointing=True)
+    ranks = Ranks(ranks=8, local_ranks=8)
+    assert fastest_that_fits(gauge(gpu, processes=8, method=method), spec, ranks, "sdpa", (1, 2048)) == name
 
 
 def forecast(tmp_path: Path, attempt: Attempt | None = None, **settings: Any) -> Forecast:

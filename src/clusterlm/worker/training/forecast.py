@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clusterlm.errors import ClusterlmError
 from clusterlm.planning.case import Case
+from clusterlm.planning.room import fits
 from clusterlm.planning.settle import settle
 from clusterlm.planning.speed import pace, usual_links
 from clusterlm.planning.wishes import Wishes
@@ -15,6 +17,7 @@ from clusterlm.runs.attempt import write_json
 from clusterlm.runs.first_steps import plan_of_job
 from clusterlm.spec import TrainSpec
 from clusterlm.worker.place import Place
+from clusterlm.worker.ranks import Ranks
 from clusterlm.worker.training.first_steps import FirstSteps, Planned
 from clusterlm.worker.training.gauge import Gauge, Taken
 from clusterlm.worker.training.steps import Shares
@@ -90,27 +93,53 @@ class Forecast:
         return [(len(rows), max(int(lengths[list(row)].sum()) for row in rows)) for rows in found if rows]
 
     def _case(self, rows: int, width: int, micro_batches: int) -> Case:
-        spec, gauge, processes = self.spec, self.gauge, self.shares.processes
+        gauge = self.gauge
         assert gauge.card is not None and gauge.shape is not None
-        adapts = spec.method != "full"
-        wishes = Wishes(
-            task="train",
-            method=spec.method,
-            micro_batch=rows,
-            batch=rows * processes * micro_batches,
-            sequence_length=width,
-            dtype=None if spec.dtype == "auto" else spec.dtype,
-            attention=KERNELS.get(self.attention),
-            strategy=self.strategy,
-            offload=None if spec.offload == "none" else spec.offload,
-            gpus=processes,
-            gpus_per_node=self.place.ranks.local_ranks,
-            gradient_checkpointing=bool(spec.gradient_checkpointing),
-            optimizer=spec.optimizer,
-            lora_rank=spec.lora_rank if adapts else None,
-            lora_targets=spec.lora_targets if adapts else None,
-        )
+        wishes = wishes_of(self.spec, self.place.ranks, self.strategy, self.attention, (rows, width), micro_batches)
         return settle(gauge.shape, gauge.card, wishes)
+
+
+def wishes_of(
+    spec: TrainSpec, ranks: Ranks, strategy: Name, attention: str, largest: tuple[int, int], micro_batches: int
+) -> Wishes:
+    """In the planner's words. `largest`: rows at once on each device, and the tokens of a row."""
+    rows, width = largest
+    adapts = spec.method != "full"
+    return Wishes(
+        task="train",
+        method=spec.method,
+        micro_batch=rows,
+        batch=rows * ranks.ranks * micro_batches,
+        sequence_length=width,
+        dtype=None if spec.dtype == "auto" else spec.dtype,
+        attention=KERNELS.get(attention),
+        strategy=strategy,
+        offload=None if spec.offload == "none" else spec.offload,
+        gpus=ranks.ranks,
+        gpus_per_node=ranks.local_ranks,
+        gradient_checkpointing=bool(spec.gradient_checkpointing),
+        optimizer=spec.optimizer,
+        lora_rank=spec.lora_rank if adapts else None,
+        lora_targets=spec.lora_targets if adapts else None,
+    )
+
+
+def fastest_that_fits(gauge: Gauge, spec: TrainSpec, ranks: Ranks, attention: str, largest: tuple[int, int]) -> Name:
+    """Of what torch alone can do with several processes; where the planner has no figures it is ddp.
+
+    Where nothing fits it is what needs least: fewer rows at once may do.
+    """
+    if gauge.card is None or gauge.shape is None:
+        return "ddp"
+    seconds: dict[Name, float] = {}
+    names: tuple[Name, ...] = ("ddp", "fsdp")
+    for name in names:
+        wishes = wishes_of(spec, ranks, name, attention, largest, 1)
+        with suppress(ClusterlmError):  # a way that the planner does not count
+            case = settle(gauge.shape, gauge.card, wishes)
+            if fits(case):
+                seconds[name] = pace(case, usual_links(gauge.card)).step_seconds
+    return min(seconds, key=seconds.__getitem__, default="fsdp")
 
 
 def compared_step(first_step: int, count: int) -> int:

@@ -28,8 +28,8 @@ from clusterlm.worker.training.arguments import arguments_of
 from clusterlm.worker.training.carrying import carry, must_be_carried
 from clusterlm.worker.training.checkpoints import Checkpoint
 from clusterlm.worker.training.finish import write_model
-from clusterlm.worker.training.forecast import Comparison, Forecast, compared_step
-from clusterlm.worker.training.gauge import gauge_of
+from clusterlm.worker.training.forecast import Comparison, Forecast, compared_step, fastest_that_fits
+from clusterlm.worker.training.gauge import Gauge, gauge_of
 from clusterlm.worker.training.handover import hand_over
 from clusterlm.worker.training.lessons import encode, lessons, pad_token, usual_rows
 from clusterlm.worker.training.lines import append_line, read_lines
@@ -98,6 +98,7 @@ class _Ready:
     adapter: LoraConfig | None
     precision: Precision
     attention: str
+    gauge: Gauge
     is_packed: bool
     row_tokens: int
     tokenizer: Any
@@ -115,12 +116,18 @@ def _prepare(work: Work) -> _Ready:
     limit = row_tokens(read_config(path), spec)
     adapter = adapter_config(path, spec)
     attention = attention_of(path, spec)
+    gauge = gauge_of(spec, path, precision, work.place.ranks.ranks)
+    if spec.strategy == "auto" and work.place.ranks.ranks > 1:
+        largest = (spec.micro_batch or usual_rows(limit), limit)
+        strategy = fastest_that_fits(gauge, spec, work.place.ranks, attention, largest)
+        if gauge.card is not None:
+            work.say(f"strategy: {strategy}, by the plan for {work.place.ranks.ranks} x {gauge.card.name}")
     is_packed, note = decide_packing(path, spec, attention)
     if note:
         work.say(f"note: {note}")
     tokenizer = load_tokenizer(path)
     learned, held_out = encode(work, tokenizer, limit)
-    return _Ready(strategy, adapter, precision, attention, is_packed, limit, tokenizer, learned, held_out)
+    return _Ready(strategy, adapter, precision, attention, gauge, is_packed, limit, tokenizer, learned, held_out)
 
 
 def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None], loading: Loading) -> Progress:
@@ -133,8 +140,7 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None], lo
     steps = lesson.shares.steps
     saver = Saver(work.place.run.checkpoints, spec.keep_checkpoints, is_first=work.is_first)
     watchdog = Watchdog(lambda problem: _give_up(work, overseer.progress(), problem))
-    gauge = gauge_of(spec, asked.model_path, ready.precision, work.place.ranks.ranks)
-    forecast = Forecast(work.place, spec, gauge, lesson.shares, strategy, ready.attention)
+    forecast = Forecast(work.place, spec, ready.gauge, lesson.shares, strategy, ready.attention)
     overseer = Overseer(
         steps,
         _limits(work),
@@ -143,7 +149,7 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None], lo
         first_step,
         saver,
         watchdog,
-        gauge,
+        ready.gauge,
         _losses(work, first_step),
     )
     prepare_to_cut(strategy, spec)
