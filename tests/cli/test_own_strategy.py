@@ -241,6 +241,8 @@ CONTRADICTING: list[Case] = [
     ("a.yaml", accelerate(num_processes=4), TWO, ["num_processes is 4", "--gpus 2"]),
     ("a.yaml", accelerate("NO"), TWO, ["--gpus 2"]),
     ("a.yaml", accelerate(num_processes=4, num_machines=2), [], ["num_machines is 2", "--on CLUSTER"]),
+    ("a.yaml", accelerate(num_processes=4, num_machines=2), ["--on", "lumi"], ["num_machines is 2", "--nodes 2"]),
+    ("a.yaml", accelerate("MULTI_CPU", use_cpu=True), ["--on", "lumi"], ["asks for CPUs", "MULTI_GPU"]),
     ("ds.json", {**ZERO2, "train_batch_size": 32}, TWO, ["train_batch_size is 32", "--global-batch-size 64"]),
     (
         "ds.json",

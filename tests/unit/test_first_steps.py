@@ -65,6 +65,9 @@ def test_a_step_is_told_beside_the_plan_and_where_it_is_out_of_its_range(
         ("NVIDIA RTX 6000 Ada Generation", 47.5, None),
         ("NVIDIA H100 PCIe", 79.1, None),
         ("NVIDIA GeForce GTX 1080", 8.0, None),
+        ("NVIDIA GeForce RTX 3090", 23.7, "rtx3090"),
+        ("NVIDIA GeForce RTX 3090 Ti", 23.7, None),
+        ("NVIDIA GeForce RTX 4090 D", 23.6, None),
     ],
 )
 def test_a_card_is_known_by_the_name_of_its_driver(name: str, gib: float, key: str | None) -> None:
@@ -98,19 +101,25 @@ def test_mfu_is_that_of_the_calculation_by_hand(method: str, each: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "method", "name"),
+    ("gpu", "settings", "name", "said"),
     [
         # 8 billion parameters: 16 bytes of each to train all, 128 GB on each GPU, or an eighth of it; 16 GB for LoRA.
-        ("a100-40", "full", "fsdp"),
-        ("h200", "lora", "ddp"),
-        ("a100-40", "lora", "ddp"),
-        (None, "full", "ddp"),
+        ("a100-40", {"method": "full"}, "fsdp", "fits 8 x NVIDIA A100"),
+        ("h200", {"method": "lora"}, "ddp", "fits 8 x NVIDIA H200"),
+        ("a100-40", {"method": "lora"}, "ddp", "by the plan"),
+        ("t4", {"method": "full"}, "fsdp", "neither"),
+        ("h200", {"method": "lora", "optimizer": "adamw-8bit"}, "ddp", "adamw-8bit"),
+        (None, {"method": "full"}, "ddp", "no figures of the GPUs"),
     ],
 )
-def test_auto_is_the_fastest_strategy_that_fits(gpu: str | None, method: Any, name: str) -> None:
-    spec = TrainSpec(model=LLAMA, input="texts.jsonl", output="learned", method=method, gradient_checkpointing=True)
-    ranks = Ranks(ranks=8, local_ranks=8)
-    assert fastest_that_fits(gauge(gpu, processes=8, method=method), spec, ranks, "sdpa", (1, 2048)) == name
+def test_auto_is_the_fastest_strategy_that_fits(
+    gpu: str | None, settings: dict[str, Any], name: str, said: str
+) -> None:
+    settings = {"gradient_checkpointing": True, **settings}
+    spec = TrainSpec(model=LLAMA, input="texts.jsonl", output="learned", **settings)
+    by_gauge, ranks = gauge(gpu, processes=8, method=spec.method), Ranks(ranks=8, local_ranks=8)
+    found, reason = fastest_that_fits(by_gauge, spec, ranks, "sdpa", (1, 2048))
+    assert (found, said in reason) == (name, True), reason
 
 
 def forecast(tmp_path: Path, attempt: Attempt | None = None, **settings: Any) -> Forecast:

@@ -38,9 +38,9 @@ def train_on_several(run: RunFolder, processes: int) -> int:
         begun = len(run.attempts())
         logs = _new_folder(run.logs)
         status, stop = _start(run, processes, _Shown(logs, shown))
+        rows = max((_kept(logs, attempt) for attempt in run.attempts()[begun:]), default=0)
         if status == 0 or stop is not None:
             return BY_SIGNAL + stop if stop is not None else 0
-        rows = max((_kept(logs, attempt) for attempt in run.attempts()[begun:]), default=0)
         if rows <= 1:
             return _explain(logs, processes)
         say(f"out of memory with {rows} sequences at once on each of {processes} processes: again with {rows // 2}")

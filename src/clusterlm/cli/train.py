@@ -95,7 +95,7 @@ def train(model: str, data: str | None, restart: bool, dry_run: bool, **flags: A
     """
     of_jobs = {name: flags.pop(name) for name in OF_JOBS if name != "gpus"}
     is_job = of_jobs["on"] is not None or of_jobs["cluster"] is not None
-    spec = _with_own_file(_spec(model, data, flags), is_job, of_jobs["nodes"])
+    spec = _with_own_file(_spec(model, data, flags), restart, is_job, of_jobs["nodes"])
     if not is_job:
         from clusterlm.cli.learn import learn
 
@@ -107,10 +107,10 @@ def train(model: str, data: str | None, restart: bool, dry_run: bool, **flags: A
     submit_run(spec, placing, terms, on=on, file=file, dry_run=dry_run, restart=restart)
 
 
-def _with_own_file(spec: TrainSpec, is_job: bool, nodes: int | None) -> TrainSpec:
+def _with_own_file(spec: TrainSpec, restart: bool, is_job: bool, nodes: int | None) -> TrainSpec:
     from clusterlm.runs.own_file import with_own_file
 
-    known, notes = with_own_file(spec, as_job=is_job, nodes=nodes)
+    known, notes = with_own_file(spec, as_job=is_job, nodes=nodes, restart=restart)
     for note in notes:
         click.echo(f"note: {note}", err=True)
     return known

@@ -12,8 +12,15 @@ OTHER_GENERATION = {"ada", "blackwell", "laptop"}
 ALIASES = {"mi250": "mi250x", "quadro6000": "rtx6000", "titanrtx": "titan-rtx"}
 OF_MAKERS = {"nvidia", "amd", "geforce", "tesla", "instinct", "gpu"}
 """Words of a driver that make no other card."""
-SLOWER = (("v100", "pcie"), ("h100", "pcie"), ("h100", "nvl"), ("h200", "nvl"))
-"""Words that make a slower card than the one in gpus.toml, of the same memory. Source: NVIDIA's data sheets."""
+OF_OTHER_SPEED = (
+    ("v100", "pcie"),
+    ("h100", "pcie"),
+    ("h100", "nvl"),
+    ("h200", "nvl"),
+    ("rtx3090", "ti"),
+    ("rtx4090", "d"),
+)
+"""Words that make another card than the one in gpus.toml, of the same memory. Source: NVIDIA's data sheets."""
 NEARLY = 0.08
 """Of a card's memory, that drivers and settings of the same card differ by."""
 
@@ -47,7 +54,7 @@ def card_of(name: str, memory_bytes: int) -> Gpu | None:
     """The card whose driver gives it that name and memory; None for a part of one, and for one that is not known."""
     words = [word for word in words_of(name) if word not in OF_MAKERS]
     cards = [gpus()[key] for key in sizes_of(" ".join(words)).values()]
-    if not cards or any(cards[0].key.startswith(base) and word in words for base, word in SLOWER):
+    if not cards or any(cards[0].key.startswith(base) and word in words for base, word in OF_OTHER_SPEED):
         return None
     nearest = min(cards, key=lambda card: abs(card.memory_bytes - memory_bytes))
     return nearest if abs(nearest.memory_bytes - memory_bytes) <= NEARLY * nearest.memory_bytes else None

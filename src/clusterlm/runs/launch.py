@@ -91,7 +91,8 @@ def check_packages(spec: TaskSpec) -> None:
     wanted += ["deepspeed"] if isinstance(spec, TrainSpec) and spec.strategy.startswith("zero") else []
     missing = [name for name in wanted if find_spec(name) is None]
     if missing:
-        hint = "pip install 'clusterlm[run]', or load your site's module and install the rest beside it"
+        extras = "run,deepspeed" if "deepspeed" in missing else "run"
+        hint = f"pip install 'clusterlm[{extras}]', or load your site's module and install the rest beside it"
         doing = "training" if spec.task == "train" else "generating"
         raise MissingPackage(f"{doing} needs {' and '.join(missing)}, not installed here", hint=hint)
 

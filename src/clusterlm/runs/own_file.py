@@ -13,16 +13,16 @@ from clusterlm.spec.own_strategy.read import OF_SETTING
 
 
 def with_own_file(
-    spec: TrainSpec, *, as_job: bool = False, nodes: int | None = None
+    spec: TrainSpec, *, as_job: bool = False, nodes: int | None = None, restart: bool = False
 ) -> tuple[TrainSpec, tuple[str, ...]]:
     """The spec with what the file says, and notes; UsageError or InputError for what is wrong with it.
 
-    Where the file is gone and its run is there, what the run keeps of it.
+    Where the file is gone and its run is there, what the run keeps of it, unless `restart` throws that away.
     """
     name = next((name for name in OF_SETTING if getattr(spec, name) is not None), None)
     if name is None:
         return spec, ()
-    given, kept = getattr(spec, name), _kept(spec, name)
+    given, kept = getattr(spec, name), None if restart else _kept(spec, name)
     if kept is not None and isinstance(given, str) and not Path(given).expanduser().exists():
         known, notes = settled(spec.model_copy(update={name: kept}), as_job=as_job, nodes=nodes)
         return known, (f"{given} is no more there: its run keeps what it said", *notes)

@@ -113,7 +113,11 @@ def _of_processes(own: OwnStrategy, spec: TrainSpec, *, as_job: bool, nodes: int
             f"asks for {own.strategy}, which several processes do together, and {which}:"
             " --gpus 2 or more, or train without the file"
         )
-    if own.machines > 1 and not as_job:
+    if own.on_cpu and as_job:
+        yield "asks for CPUs, and jobs are done on GPUs: MULTI_GPU, and leave use_cpu out"
+    if own.machines > 1 and as_job and nodes is None:
+        yield f"num_machines is {own.machines}: say --nodes {own.machines} too, or leave it out, and the plan decides"
+    elif own.machines > 1 and not as_job:
         yield f"num_machines is {own.machines}, and this is one: several are jobs, --on CLUSTER"
     elif own.machines > 1 and nodes not in (None, own.machines):
         yield f"num_machines is {own.machines}, and --nodes {nodes}: both the same, or leave one of them out"

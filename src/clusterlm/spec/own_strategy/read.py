@@ -36,9 +36,19 @@ def content_of(setting: str, given: str | Content) -> Content:
     content = _read(path, _of_json if is_json else _of_yaml)
     section = content.get("deepspeed_config")
     if isinstance(section, dict) and isinstance(section.get(DEEPSPEED_FILE), str):
-        other = path.parent / Path(section[DEEPSPEED_FILE]).expanduser()
+        other = _named_in(path, section[DEEPSPEED_FILE])
         content["deepspeed_config"] = {**section, DEEPSPEED_FILE: _read(other, _of_json)}
     return content
+
+
+def _named_in(path: Path, name: str) -> Path:
+    """As accelerate takes it, from the working directory; or beside the file that names it."""
+    here, beside = Path(name).expanduser(), path.parent / Path(name).expanduser()
+    found = next((other for other in (here, beside) if other.exists()), None)
+    if found is None:
+        hint = f"looked for as {here.absolute()} and {beside.absolute()}"
+        raise InputError(f"{DEEPSPEED_FILE}: there is no such file: {name}", where=str(path), hint=hint)
+    return found
 
 
 def _read(path: Path, parse: Callable[[str, Path], Any]) -> Content:

@@ -124,22 +124,28 @@ def wishes_of(
     )
 
 
-def fastest_that_fits(gauge: Gauge, spec: TrainSpec, ranks: Ranks, attention: str, largest: tuple[int, int]) -> Name:
-    """Of what torch alone can do with several processes; where the planner has no figures it is ddp.
-
-    Where nothing fits it is what needs least: fewer rows at once may do.
-    """
+def fastest_that_fits(
+    gauge: Gauge, spec: TrainSpec, ranks: Ranks, attention: str, largest: tuple[int, int]
+) -> tuple[Name, str]:
+    """Of what torch alone can do with several GPUs, and why. Where neither fits fewer rows at once may do."""
     if gauge.card is None or gauge.shape is None:
-        return "ddp"
+        return "ddp", f"for the planner has no figures of {'the GPUs' if gauge.card is None else 'the model'}"
+    if spec.optimizer.endswith("8bit"):
+        return "ddp", f"for the states of {spec.optimizer} cannot be cut by FSDP"
+    rows, width = largest
+    shared = max(1, spec.global_batch_size // ranks.ranks)
     seconds: dict[Name, float] = {}
     names: tuple[Name, ...] = ("ddp", "fsdp")
     for name in names:
-        wishes = wishes_of(spec, ranks, name, attention, largest, 1)
+        wishes = wishes_of(spec, ranks, name, attention, (min(rows, shared), width), 1)
         with suppress(ClusterlmError):  # a way that the planner does not count
             case = settle(gauge.shape, gauge.card, wishes)
             if fits(case):
                 seconds[name] = pace(case, usual_links(gauge.card)).step_seconds
-    return min(seconds, key=seconds.__getitem__, default="fsdp")
+    where = f"{ranks.ranks} x {gauge.card.name}"
+    if not seconds:
+        return "fsdp", f"which needs least: by the plan neither it nor ddp fits {where}"
+    return min(seconds, key=seconds.__getitem__), f"the faster of ddp and fsdp that fits {where}, by the plan"
 
 
 def compared_step(first_step: int, count: int) -> int:

@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from clusterlm.cluster import Gpu
+from clusterlm.cluster import Gpu, gpus
 from clusterlm.cluster.cards import card_of
 from clusterlm.errors import ModelError
 from clusterlm.model.architectures import shape_from_config
@@ -19,15 +20,15 @@ from clusterlm.planning.workload import Workload
 from clusterlm.spec import TrainSpec
 from clusterlm.store import config_folder
 from clusterlm.worker.training.precision import Precision
-from clusterlm.worker.training.start import peak_host_bytes
+from clusterlm.worker.training.start import gathered, peak_host_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes, the most at once until now; of several processes that of the one that takes most."""
+    """Bytes, the most at once since the first step; of several processes that of the one that takes most."""
 
     bytes: int
-    """Tensors on the GPU; without one, all of the process."""
+    """Tensors on the GPU; without one, all of the process, from its start on."""
     reserved_bytes: int
     """What torch keeps of the GPU for them; 0 without one."""
 
@@ -68,7 +69,13 @@ class Gauge:
         """Of this process."""
         if not self.on_gpu:
             return Memory(peak_host_bytes(), 0)
-        return Memory(torch.accelerator.max_memory_allocated(), torch.accelerator.max_memory_reserved())
+        device = _device_module()
+        return Memory(device.max_memory_allocated(), device.max_memory_reserved())
+
+    def begin(self) -> None:
+        """From here on the memory is counted: on a GPU not what loading the model took before."""
+        if self.on_gpu:
+            _device_module().reset_peak_memory_stats()
 
     def use(self, lengths: Sequence[int], seconds: float) -> float | None:
         """MFU, of sequences of so many tokens; None without a peak to compare with."""
@@ -81,9 +88,21 @@ class Gauge:
 
 
 def gauge_of(spec: TrainSpec, model: Path, precision: Precision, processes: int) -> Gauge:
-    card = _card()
+    card = _smallest_card()
     workload = Workload(task="train", method=spec.method, lora_rank=spec.lora_rank, lora_targets=spec.lora_targets)
     return Gauge(processes, card, _shape(model), workload, _peak_flops(card, precision))
+
+
+def _device_module() -> Any:
+    """torch.cuda and its like; torch.accelerator counts memory only from torch 2.9 on, and sites have older ones."""
+    return torch.get_device_module(torch.accelerator.current_accelerator())
+
+
+def _smallest_card() -> Gpu | None:
+    """Of all processes; None where one has none, or one that gpus.toml does not know."""
+    own = _card()
+    keys = gathered(own.key if own else None)
+    return None if None in keys else min((gpus()[key] for key in keys), key=lambda card: card.memory_bytes)
 
 
 def _card() -> Gpu | None:

@@ -53,6 +53,8 @@ def accelerate_config(trainer: Any) -> dict[str, Any]:
         stage = trainer.accelerator.state.deepspeed_plugin.zero_stage
         config["distributed_type"] = "DEEPSPEED"
         config["deepspeed_config"] = {"deepspeed_config_file": DEEPSPEED, "zero3_init_flag": stage == 3}
+        if layers := os.environ.get("ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES"):
+            config["deepspeed_config"]["deepspeed_moe_layer_cls_names"] = layers
         del config["mixed_precision"]  # is in the other file
     elif trainer.is_fsdp_enabled:
         config["distributed_type"] = "FSDP"

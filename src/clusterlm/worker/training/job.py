@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
 
-import torch.distributed as dist
 from peft import LoraConfig
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
@@ -43,7 +42,15 @@ from clusterlm.worker.training.result import curve_of, perplexity, unfinished_of
 from clusterlm.worker.training.room import room_of
 from clusterlm.worker.training.rows import Collator
 from clusterlm.worker.training.saving import SAVED, Saver
-from clusterlm.worker.training.strategies import Name, check_cut, prepare_to_cut, spread_of, strategy_of
+from clusterlm.worker.training.start import same_for_all
+from clusterlm.worker.training.strategies import (
+    Name,
+    check_cut,
+    is_strategy_open,
+    prepare_to_cut,
+    spread_of,
+    strategy_of,
+)
 from clusterlm.worker.training.tokens import Tokens
 from clusterlm.worker.training.trainer import Carried, Trainer
 from clusterlm.worker.training.watchdog import Watchdog
@@ -73,10 +80,7 @@ def run_training(
 def _run(work: Work, on_work: Callable[[], None]) -> Progress:
     """Where the memory is too small for a micro-batch, again with half of it; the sequences of a step stay the same."""
     ready = _prepare(work)
-    wanted = work.spec.micro_batch or usual_rows(ready.row_tokens)
-    rows = rows_at_once(work.place.run, wanted, work.place.ranks.ranks)
-    if rows < wanted:
-        work.say(f"{rows} sequences at once: for {wanted} the memory was too small before")
+    rows = ready.rows
     while True:
         try:
             with Loading() as loading:
@@ -101,6 +105,8 @@ class _Ready:
     gauge: Gauge
     is_packed: bool
     row_tokens: int
+    rows: int
+    """At once on each device, while the memory is large enough."""
     tokenizer: Any
     learned: Tokens
     held_out: Tokens | None
@@ -117,17 +123,26 @@ def _prepare(work: Work) -> _Ready:
     adapter = adapter_config(path, spec)
     attention = attention_of(path, spec)
     gauge = gauge_of(spec, path, precision, work.place.ranks.ranks)
-    if spec.strategy == "auto" and work.place.ranks.ranks > 1:
-        largest = (spec.micro_batch or usual_rows(limit), limit)
-        strategy = fastest_that_fits(gauge, spec, work.place.ranks, attention, largest)
-        if gauge.card is not None:
-            work.say(f"strategy: {strategy}, by the plan for {work.place.ranks.ranks} x {gauge.card.name}")
+    rows = _rows(work, limit)
+    if gauge.on_gpu and is_strategy_open(spec, work.place.ranks.ranks):
+        strategy, reason = fastest_that_fits(gauge, spec, work.place.ranks, attention, (rows, limit))
+        work.say(f"strategy: {strategy}, {reason}")
     is_packed, note = decide_packing(path, spec, attention)
     if note:
         work.say(f"note: {note}")
     tokenizer = load_tokenizer(path)
     learned, held_out = encode(work, tokenizer, limit)
-    return _Ready(strategy, adapter, precision, attention, gauge, is_packed, limit, tokenizer, learned, held_out)
+    return _Ready(strategy, adapter, precision, attention, gauge, is_packed, limit, rows, tokenizer, learned, held_out)
+
+
+def _rows(work: Work, limit: int) -> int:
+    """As many as are asked for, or half of what was too much before."""
+    spec, processes = work.spec, work.place.ranks.ranks
+    wanted = spec.micro_batch or usual_rows(limit)
+    rows = same_for_all(lambda: rows_at_once(work.place.run, wanted, processes))
+    if rows < wanted:
+        work.say(f"{rows} sequences at once: for {wanted} the memory was too small before")
+    return rows
 
 
 def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None], loading: Loading) -> Progress:
@@ -195,29 +210,20 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None], lo
 
 
 def _newest(work: Work) -> Checkpoint | None:
-    """The first process looks, and all take the same."""
-    found: list[Any] = [None]
-    if work.is_first:
-        checkpoint, said = checkpoints.newest(work.place.run.checkpoints)
-        for line in said:
-            work.say(f"warning: {line}")
-        if checkpoint:
-            work.say(f"continuing behind step {checkpoint.step:,}")
-        found = [checkpoint]
-    if dist.is_initialized():
-        dist.broadcast_object_list(found)
-    return found[0] if found[0] is None or isinstance(found[0], Checkpoint) else None
+    checkpoint, said = same_for_all(lambda: checkpoints.newest(work.place.run.checkpoints))
+    for line in said:
+        work.say(f"warning: {line}")
+    if checkpoint:
+        work.say(f"continuing behind step {checkpoint.step:,}")
+    return checkpoint
 
 
 def _losses(work: Work, steps: int) -> list[float]:
-    """Of so many steps, as the attempts before wrote them down. The first process looks, and all take the same."""
-    found: list[Any] = [[]]
-    if work.is_first and steps:
-        curve = curve_of([attempt / METRICS for attempt in work.place.run.attempts()])
-        found = [[one["loss"] for one in curve if one["step"] <= steps]]
-    if dist.is_initialized():
-        dist.broadcast_object_list(found)
-    return list(found[0])
+    """Of so many steps, as the attempts before wrote them down."""
+    if not steps:
+        return []
+    curve = same_for_all(lambda: curve_of([attempt / METRICS for attempt in work.place.run.attempts()]))
+    return [one["loss"] for one in curve if one["step"] <= steps]
 
 
 def _carried(work: Work, checkpoint: Checkpoint | None, strategy: Name) -> Carried | None:
@@ -290,6 +296,7 @@ def _begin(
         saver.write_to(file.with_name(SAVED))
     if first_step == 0:
         trainer.evaluate()
+    forecast.gauge.begin()
 
 
 def _tell_held_out(work: Work, step: int, loss: float) -> None:

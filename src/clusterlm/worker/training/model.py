@@ -75,7 +75,10 @@ def _is_conv1d(module: nn.Module) -> bool:
 
 
 def load_for_training(path: Path, spec: TrainSpec, precision: Precision) -> Any:
-    """The weights in memory, on the CPU; the trainer moves or shards them. ModelError where they cannot be loaded."""
+    """The weights on the CPU, those of 4 bits on the GPU; the trainer moves or shards them.
+
+    ModelError where they cannot be loaded.
+    """
     arguments: dict[str, Any] = {"dtype": precision.weights or "auto", "use_cache": False, **_attention(spec)}
     if spec.method == "qlora":
         arguments["quantization_config"] = _four_bits(precision)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import resource
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from clusterlm.worker.ranks import Ranks
+
+Found = TypeVar("Found")
 
 
 def prepare_process(ranks: Ranks) -> None:
@@ -29,6 +32,16 @@ def backend() -> str:
 def peak_host_bytes() -> int:
     """Of this process's memory, the most at once until now."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def same_for_all(look: Callable[[], Found]) -> Found:
+    """What the first process sees; all of them ask. On other nodes a file may be seen a minute later."""
+    if not dist.is_initialized():
+        return look()
+    found: list[Any] = [look() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(found)
+    first: Found = found[0]
+    return first
 
 
 def gathered(own: Any) -> list[Any]:

@@ -52,7 +52,14 @@ def _name(spec: TrainSpec, processes: int) -> Name:
         return "single"
     if spec.strategy == "single":
         raise UsageError(f"is one process, and there are {processes}", where=where, hint="--strategy ddp")
-    return "ddp" if spec.strategy == "auto" else spec.strategy
+    if spec.strategy == "auto":
+        return "fsdp" if spec.offload in CAN_OFFLOAD["fsdp"] else "ddp"
+    return spec.strategy
+
+
+def is_strategy_open(spec: TrainSpec, processes: int) -> bool:
+    """Whether nothing that was asked for says how several processes share the model."""
+    return spec.strategy == "auto" and spec.offload == "none" and processes > 1
 
 
 def _check_offload(name: Name, spec: TrainSpec) -> None:
