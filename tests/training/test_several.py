@@ -40,7 +40,8 @@ if "RANK" in os.environ:
 @pytest.mark.parametrize(
     ("strategy", "processes", "offload", "says"),
     [
-        ("auto", 2, "cpu", "ddp cannot do it\nhint: --strategy fsdp or zero1 or zero2 or zero3"),
+        ("ddp", 2, "cpu", "ddp cannot do it\nhint: --strategy fsdp or zero1 or zero2 or zero3"),
+        ("auto", 2, "cpu", "there is no GPU for FSDP to move anything from"),
         ("auto", 1, "optimizer-cpu", "single cannot do it\nhint: --strategy zero1 or zero2 or zero3"),
         ("fsdp", 2, "optimizer-cpu", "fsdp cannot do it\nhint: --strategy zero1"),
         ("fsdp", 2, "cpu", "there is no GPU for FSDP to move anything from"),

@@ -113,6 +113,9 @@ class InDisguise(Gauge):
     def memory(self) -> Memory:
         return Memory(3 * GIB, 4 * GIB)
 
+    def begin(self) -> None:
+        """There is nothing to forget."""
+
 
 def loss_of_the_texts(model: Path) -> float:
     """As transformers computes it, each text by itself: nats per token that is predicted."""
