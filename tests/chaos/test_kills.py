@@ -32,13 +32,9 @@ def write_prompts(path: Path) -> None:
 
 
 def command(model: Path, prompts: Path, output: Path) -> list[str]:
-    arguments = ["clusterlm", "generate", str(model), str(prompts), "-o", str(output), "--max-new-tokens", "40"]
+    arguments = ["generate", str(model), str(prompts), "-o", str(output), "--max-new-tokens", "40"]
     # A small budget makes the run long and lets records finish all the time.
-    return [*arguments, "--max-batch-tokens", "600"]
-
-
-def run_whole(arguments: list[str]) -> None:
-    subprocess.run([sys.executable, "-m", *arguments], check=True, capture_output=True)
+    return [sys.executable, "-m", "clusterlm", *arguments, "--max-batch-tokens", "600"]
 
 
 def results_so_far(output: Path) -> list[int]:
@@ -51,7 +47,7 @@ def results_so_far(output: Path) -> list[int]:
 
 def start_and_kill(arguments: list[str], number: int, moments: random.Random) -> None:
     """At any moment of a program that starts from nothing."""
-    process = subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     time.sleep(moments.random() * SECONDS_TO_START)
     process.send_signal(SIGNALS[number % 3])
     process.wait(timeout=60)
@@ -61,7 +57,7 @@ def kill_at_work(arguments: list[str], output: Path, number: int, moments: rando
     """While results are being written, by a program that need not load its libraries first."""
     said = output.with_name(f"said-{number}")
     before, begun = len(results_so_far(output)), time.monotonic()
-    process = fork(said, *arguments)
+    process = fork(said, *arguments[2:])  # without python -m
     while len(results_so_far(output)) == before and process.is_alive() and time.monotonic() - begun < 60:
         time.sleep(0.005)
     time.sleep(moments.random() * 0.15)
@@ -78,7 +74,7 @@ def test_32_kills_lose_and_double_nothing(tmp_path: Path, tiny: Callable[[str], 
     model, prompts = tiny("llama"), tmp_path / "prompts.txt"
     write_prompts(prompts)
     uninterrupted = tmp_path / "uninterrupted.jsonl"
-    run_whole(command(model, prompts, uninterrupted))
+    subprocess.run(command(model, prompts, uninterrupted), check=True, capture_output=True)
 
     moments = random.Random(int(os.environ.get("CLUSTERLM_CHAOS_SEED", "7")))
     killed_at_work, round_number, kills = 0, 0, 0
@@ -97,7 +93,7 @@ def test_32_kills_lose_and_double_nothing(tmp_path: Path, tiny: Callable[[str], 
             killed_at_work += before < len(found) < RECORDS
             assert len(found) == len(set(found)), "a record is there twice"
             assert len(found) >= before, "a record was lost"
-        run_whole(arguments)
+        subprocess.run(arguments, check=True, capture_output=True)
         assert output.read_bytes() == uninterrupted.read_bytes()
         assert sorted(results_so_far(output)) == list(range(RECORDS))
     assert killed_at_work >= KILLS // 3, "too few kills fell into the work"
