@@ -16,6 +16,9 @@ CAN_OFFLOAD: dict[str, tuple[Offload, ...]] = {
 }
 """What may leave the devices. ZeRO 1 and 2 keep the parameters whole: `cpu` is the optimizer's state then."""
 
+UNCUT_BY_FSDP = ("adamw-8bit", "paged-adamw-8bit")
+"""Optimizers whose kernels know no cut states. Source: https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1633"""
+
 SHARDS_PARAMETERS = ("fsdp1", "fsdp2", "zero3")
 SHARDS_GRADIENTS = ("fsdp1", "fsdp2", "zero2", "zero3")
 SHARDS_OPTIMIZER = ("fsdp1", "fsdp2", "zero1", "zero2", "zero3")

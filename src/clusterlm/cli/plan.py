@@ -36,7 +36,7 @@ HOW = [
         default=None,
         help="Training: float32 weights (full) or adapters (LoRA), computed in 16 bits.  [on with --dtype auto]",
     ),
-    click.option("--quantize", metavar="[int8|nf4|nf4-dq|fp8|...]", help="Smaller weights.  [none; nf4 for qlora]"),
+    click.option("--quantize", metavar="[int8|nf4|nf4-dq|fp8|...]", help="Smaller weights.  [none; nf4-dq for qlora]"),
     click.option("--gradient-checkpointing/--no-gradient-checkpointing", default=None, help="Training.  [on]"),
     click.option("--optimizer", metavar="[adamw|adamw-8bit|...]", help="Training.  [adamw-fused]"),
     click.option("--lora-rank", type=int, help="Of the adapters.  [16]"),

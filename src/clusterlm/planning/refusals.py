@@ -9,6 +9,9 @@ from clusterlm.model.shape import Attention, Linear, ModelShape
 from clusterlm.planning.adapters import ALL_LINEAR, adapts
 from clusterlm.planning.case import Case
 from clusterlm.planning.parallel import TENSOR_PLANS, is_learned
+from clusterlm.planning.stored import loaded_bytes
+from clusterlm.strategy import UNCUT_BY_FSDP
+from clusterlm.units import show_bytes
 
 FLASH_CAPABILITY = (8, 0)
 """FlashAttention 2 needs Ampere or newer (its README); AMD's port supports MI200 and MI300."""
@@ -147,8 +150,21 @@ def _refuse_quantisation(case: Case) -> None:
         problem = f"{asked} weights are packed, and transformers cannot cut them by --strategy tensor"
         raise UsageError(problem, where="--quantize", hint="--strategy fsdp, or --strategy pipeline to generate")
     if asked and strategy.sharding == "zero3" and workload.method == "qlora":
-        problem = "ZeRO-3 cannot cut bitsandbytes' packed weights"
+        problem = "each process loads all packed weights before ZeRO-3 cuts them, and no plan counts that"
         raise UsageError(problem, where="--strategy zero3", hint="--strategy fsdp, zero2 or ddp")
+    if asked and workload.trains and strategy.sharding.startswith("fsdp"):
+        _refuse_whole(loaded_bytes(shape, workload), case.gpu)
+    if workload.trains and workload.optimizer in UNCUT_BY_FSDP and strategy.sharding.startswith("fsdp"):
+        problem = f"FSDP cannot cut bitsandbytes' states of {workload.optimizer}"
+        raise UsageError(problem, where="--strategy fsdp", hint="--strategy zero3, or --optimizer adamw-fused")
+
+
+def _refuse_whole(packed: int, gpu: Gpu) -> None:
+    """The trainer puts packed weights on each GPU before they are cut. Source: accelerate 1.15, fsdp2_prepare_model"""
+    if packed > gpu.memory_bytes:
+        problem = f"each process loads all {show_bytes(packed)} of packed weights before FSDP cuts them"
+        hint = f"a GPU with more than the {show_bytes(gpu.memory_bytes)} of {gpu.name}, or --method lora"
+        raise UsageError(problem, where="--strategy fsdp", hint=hint)
 
 
 def _refuse_spread(case: Case) -> None:

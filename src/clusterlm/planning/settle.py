@@ -73,7 +73,7 @@ def settle_workload(shape: ModelShape, gpu: Gpu, wishes: Wishes, strategy: Strat
         attention=wishes.attention or "sdpa",  # type: ignore[arg-type]
         optimizer=cast(Optimizer, wishes.optimizer or "adamw-fused"),
         accumulation=accumulates,
-        quantise=wishes.quantize or ("nf4" if method == "qlora" and shape.quantisation is None else None),
+        quantise=wishes.quantize or ("nf4-dq" if method == "qlora" and shape.quantisation is None else None),
         lora_rank=wishes.lora_rank or 16,
         lora_targets=wishes.lora_targets or ("all-linear",),
         max_sequences=limits[0],

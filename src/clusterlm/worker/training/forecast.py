@@ -16,6 +16,7 @@ from clusterlm.planning.wishes import Wishes
 from clusterlm.runs.attempt import write_json
 from clusterlm.runs.first_steps import plan_of_job
 from clusterlm.spec import TrainSpec
+from clusterlm.strategy import UNCUT_BY_FSDP
 from clusterlm.worker.place import Place
 from clusterlm.worker.ranks import Ranks
 from clusterlm.worker.training.first_steps import FirstSteps, Planned
@@ -130,7 +131,7 @@ def fastest_that_fits(
     """Of what torch alone can do with several GPUs, and why. Where neither fits fewer rows at once may do."""
     if gauge.card is None or gauge.shape is None:
         return "ddp", f"for the planner has no figures of {'the GPUs' if gauge.card is None else 'the model'}"
-    if spec.optimizer.endswith("8bit"):
+    if spec.optimizer in UNCUT_BY_FSDP:
         return "ddp", f"for the states of {spec.optimizer} cannot be cut by FSDP"
     rows, width = largest
     shared = max(1, spec.global_batch_size // ranks.ranks)

@@ -18,7 +18,7 @@ from clusterlm.runs.at_once import rows_at_once
 from clusterlm.runs.first_steps import FILE
 from clusterlm.runs.progress import Progress
 from clusterlm.worker.environment import describe_model, describe_process
-from clusterlm.worker.loading import load_tokenizer, quiet, read_config
+from clusterlm.worker.loading import load_tokenizer, quiet
 from clusterlm.worker.memory import is_out_of_memory
 from clusterlm.worker.outcome import Interrupted, failed
 from clusterlm.worker.place import Place
@@ -33,7 +33,7 @@ from clusterlm.worker.training.handover import hand_over
 from clusterlm.worker.training.lessons import encode, lessons, pad_token, usual_rows
 from clusterlm.worker.training.lines import append_line, read_lines
 from clusterlm.worker.training.loading import Loading
-from clusterlm.worker.training.model import adapter_config, attention_of, load_for_training, row_tokens
+from clusterlm.worker.training.model import adapter_config, attention_of, load_for_training, row_tokens, skeleton_of
 from clusterlm.worker.training.overseer import Limits, Overseer
 from clusterlm.worker.training.own_check import check_own_strategy
 from clusterlm.worker.training.packing import decide_packing
@@ -117,11 +117,12 @@ def _prepare(work: Work) -> _Ready:
     path, spec = work.asked.model_path, work.spec
     quiet()
     strategy = strategy_of(spec, work.place.ranks.ranks)
-    check_own_strategy(spec, path)
+    skeleton = skeleton_of(path, spec)
+    check_own_strategy(spec, skeleton)
     precision = precision_of(spec)
-    limit = row_tokens(read_config(path), spec)
-    adapter = adapter_config(path, spec)
-    attention = attention_of(path, spec)
+    limit = row_tokens(skeleton.config, spec)
+    adapter = adapter_config(skeleton, spec)
+    attention = attention_of(skeleton)
     gauge = gauge_of(spec, path, precision, work.place.ranks.ranks)
     rows = _rows(work, limit)
     if gauge.on_gpu and is_strategy_open(spec, work.place.ranks.ranks):
@@ -179,6 +180,7 @@ def _train(work: Work, ready: _Ready, rows: int, on_work: Callable[[], None], lo
         learned=lesson,
         held_out=held_out,
         tell=partial(_tell_held_out, work),
+        say=work.say,
         saver=saver,
         first_step=first_step,
         carried=_carried(work, checkpoint, strategy),

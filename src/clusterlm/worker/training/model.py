@@ -34,7 +34,18 @@ def row_tokens(config: Any, spec: TrainSpec) -> int:
     return spec.sequence_length
 
 
-def adapter_config(path: Path, spec: TrainSpec) -> LoraConfig | None:
+def skeleton_of(path: Path, spec: TrainSpec) -> Any:
+    """The model without its weights, with the attention that it will have. ModelError where it cannot be made."""
+    with _told_as_model_error(path), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(read_config(path), **_attention(spec))
+
+
+def attention_of(skeleton: Any) -> str:
+    """The kernel that will compute attention: sdpa, eager, flash_attention_2."""
+    return str(skeleton.config._attn_implementation)
+
+
+def adapter_config(skeleton: Any, spec: TrainSpec) -> LoraConfig | None:
     """None where all weights are trained. UsageError for targets that the model does not have, before it is loaded."""
     if spec.method == "full":
         return None
@@ -42,7 +53,7 @@ def adapter_config(path: Path, spec: TrainSpec) -> LoraConfig | None:
     if targets == [ALL_LINEAR]:
         targets = ALL_LINEAR
     else:
-        _check_targets(path, targets)
+        _check_targets(skeleton, targets)
     return LoraConfig(
         r=spec.lora_rank,
         lora_alpha=spec.alpha,
@@ -52,9 +63,7 @@ def adapter_config(path: Path, spec: TrainSpec) -> LoraConfig | None:
     )
 
 
-def _check_targets(path: Path, targets: list[str]) -> None:
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(read_config(path))
+def _check_targets(skeleton: Any, targets: list[str]) -> None:
     head = skeleton.get_output_embeddings()
     modules = [(name, module) for name, module in skeleton.named_modules() if module is not head]
     linear = [name for name, module in modules if isinstance(module, nn.Linear) or _is_conv1d(module)]
@@ -84,13 +93,6 @@ def load_for_training(path: Path, spec: TrainSpec, precision: Precision) -> Any:
         arguments["quantization_config"] = _four_bits(precision)
     with _told_as_model_error(path):
         return AutoModelForCausalLM.from_pretrained(path, **arguments)
-
-
-def attention_of(path: Path, spec: TrainSpec) -> str:
-    """The kernel that will compute attention: sdpa, eager, flash_attention_2. ModelError where it cannot."""
-    with _told_as_model_error(path), torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(read_config(path), **_attention(spec))
-    return str(skeleton.config._attn_implementation)
 
 
 def _attention(spec: TrainSpec) -> dict[str, Any]:

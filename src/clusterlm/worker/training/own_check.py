@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from clusterlm.errors import UsageError, did_you_mean
 from clusterlm.spec import TrainSpec
 from clusterlm.spec.own_strategy import OwnStrategy, own_strategy
 from clusterlm.spec.own_strategy.value import AUTO
-from clusterlm.worker.loading import read_config
 
 
-def check_own_strategy(spec: TrainSpec, model: Path) -> None:
-    """UsageError for the first thing that is wrong; nothing to do without such a file."""
+def check_own_strategy(spec: TrainSpec, skeleton: Any) -> None:
+    """UsageError for the first thing that is wrong; nothing to do without such a file. `skeleton`: the model's."""
     own = own_strategy(spec)
     if own is None:
         return
     if own.on_cpu and torch.accelerator.is_available():
         hint = "CUDA_VISIBLE_DEVICES= hides the GPUs; or leave use_cpu out, and say MULTI_GPU"
         raise UsageError("wants processes on CPUs, and there are GPUs", where=own.where, hint=hint)
-    _check_layers(own, model)
+    _check_layers(own, skeleton)
     if own.deepspeed:
         _check_values(own)
 
 
-def _check_layers(own: OwnStrategy, model: Path) -> None:
+def _check_layers(own: OwnStrategy, skeleton: Any) -> None:
     wanted = [
         *own.fsdp.get("transformer_layer_cls_to_wrap", ()),
         *filter(None, own.environment.get("ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES", "").split(",")),
     ]
-    if not wanted:
-        return
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(read_config(model))
     known = sorted({type(module).__name__ for module in skeleton.modules()})
     for name in wanted:
         if name not in known:

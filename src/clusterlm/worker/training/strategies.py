@@ -28,7 +28,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from clusterlm.errors import RunError, UsageError
 from clusterlm.spec import TrainSpec
 from clusterlm.spec.own_strategy import own_strategy
-from clusterlm.strategy import CAN_OFFLOAD
+from clusterlm.strategy import CAN_OFFLOAD, UNCUT_BY_FSDP
 from clusterlm.worker.training.precision import Precision
 
 Name = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
@@ -40,6 +40,9 @@ def strategy_of(spec: TrainSpec, processes: int) -> Name:
     """Of the processes that there are; UsageError where they cannot do what is asked for."""
     name = _name(spec, processes)
     _check_offload(name, spec)
+    if name == "fsdp" and spec.optimizer in UNCUT_BY_FSDP:  # as auto with --offload cpu
+        problem = "FSDP cannot cut its states"
+        raise UsageError(problem, where=f"--optimizer {spec.optimizer}", hint="--strategy zero3, or adamw-fused")
     return name
 
 

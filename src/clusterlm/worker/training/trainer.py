@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader
 from transformers.integrations.integration_utils import TensorBoardCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
+from clusterlm.worker.training.reporters import guarded
 from clusterlm.worker.training.rows import Collator, Rows
 from clusterlm.worker.training.saving import Saver
 from clusterlm.worker.training.steps import Shares, StepBatches
 from clusterlm.worker.training.tokens import Tokens
+from clusterlm.worker.training.work import Say
 
 Carried = Callable[["Trainer"], None]
 MOST_LOGITS_BYTES = 2**28
@@ -42,6 +44,7 @@ class Trainer(SFTTrainer):
         learned: Lesson,
         held_out: Lesson | None,
         tell: Callable[[int, float], None],
+        say: Say,
         saver: Saver,
         first_step: int,
         carried: Carried | None = None,
@@ -61,6 +64,7 @@ class Trainer(SFTTrainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback):
                 callback.logging_dir = str(Path(str(self.args.output_dir)).with_name("tensorboard"))
+        self.callback_handler.callbacks = [guarded(callback, say) for callback in self.callback_handler.callbacks]
 
     # -------------------------------------------------------------------------------------------------------- data
 
