@@ -104,7 +104,7 @@ def make_work(work: Work, data: Path | None) -> list[int]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from clusterlm.worker.training.steps import Steps
+    from clusterlm.worker.training.data.steps import Steps
 
     corpus = library_text()
     tokenizer = make_tokenizer(corpus)

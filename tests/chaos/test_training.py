@@ -122,7 +122,7 @@ def while_a_checkpoint_is_written() -> None:
 
 
 def before_a_checkpoint_has_its_name() -> None:
-    from clusterlm.worker.training import checkpoints
+    from clusterlm.worker.training.state import checkpoints
 
     checkpoints.sync_folder = die
     Path.rename = die  # type: ignore[method-assign,assignment]
@@ -173,8 +173,8 @@ def test_a_kill_while_something_is_written_leaves_no_half_of_it(
 
 
 def a_step_that_never_ends() -> None:
-    from clusterlm.worker.training import watchdog
     from clusterlm.worker.training.trainer import Trainer
+    from clusterlm.worker.training.watch import watchdog
 
     as_usual = Trainer.training_step
 

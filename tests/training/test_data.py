@@ -14,8 +14,8 @@ import pytest
 
 from clusterlm.errors import RunError
 from clusterlm.records.examples import open_examples
-from clusterlm.worker.training.encoding import Encoder
-from clusterlm.worker.training.tokens import Tokens, read_tokens, write_tokens
+from clusterlm.worker.training.data.encoding import Encoder
+from clusterlm.worker.training.data.tokens import Tokens, read_tokens, write_tokens
 from tests.engines.zoo import make_tokenizer
 
 

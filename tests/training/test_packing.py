@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from clusterlm.worker.training.packing import keeps_apart
+from clusterlm.worker.training.data.packing import keeps_apart
 from tests.engines.zoo import ARCHITECTURES, RECURRENT
 
 MIXED = {"opt", "bloom", "falcon", "mpt", "gpt_oss", "mamba"}

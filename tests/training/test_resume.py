@@ -19,8 +19,8 @@ import pytest
 
 from clusterlm.errors import RunError
 from clusterlm.runs.folder import RunFolder
-from clusterlm.worker.training.checkpoints import newest, prune, seal
-from clusterlm.worker.training.watchdog import Watchdog
+from clusterlm.worker.training.state.checkpoints import newest, prune, seal
+from clusterlm.worker.training.watch.watchdog import Watchdog
 from tests.chaos import jobs
 from tests.chaos.forks import fork
 from tests.cli.running import clusterlm, lines_of
@@ -370,7 +370,7 @@ def test_the_watchdog_tells_where_all_threads_are_when_nothing_moves(capfd: pyte
 
 def test_a_suspended_process_has_not_hung() -> None:
     script = (
-        "import os, time; from clusterlm.worker.training.watchdog import Watchdog\n"
+        "import os, time; from clusterlm.worker.training.watch.watchdog import Watchdog\n"
         "with Watchdog(lambda problem: os._exit(70), 1.0) as watchdog:\n"
         "    watchdog.moved(); print('begun', flush=True); time.sleep(0.6)"
     )

@@ -31,7 +31,7 @@ if "RANK" in os.environ:
     torch.zeros(1000, 1000) @ torch.zeros(1000, 1000)  # the threads and what they hold
     taken = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (taken + {ROOM_BYTES},) * 2)
-    from clusterlm.worker.training.watchdog import Watchdog
+    from clusterlm.worker.training.watch.watchdog import Watchdog
     Watchdog.__init__.__defaults__ = (8.0,)
 """
 """Each process has so much beyond what its libraries take, so that real allocations fail; and waits 8 seconds."""

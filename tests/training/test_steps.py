@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterlm.worker.training.steps import Shares, Steps, pack
+from clusterlm.worker.training.data.steps import Shares, Steps, pack
 
 LENGTHS = numpy.random.default_rng(5).integers(2, 100, 203)
 

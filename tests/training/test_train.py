@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clusterlm.cluster import GIB, find_gpu
 from clusterlm.worker.training import job
-from clusterlm.worker.training.gauge import Gauge, Memory
+from clusterlm.worker.training.watch.gauge import Gauge, Memory
 from tests.cli.running import clusterlm, lines_of
 from tests.training.lessons import TEXTS, losses, same, weights
 

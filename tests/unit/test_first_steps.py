@@ -20,10 +20,10 @@ from clusterlm.runs.folder import RunFolder
 from clusterlm.spec import TrainSpec
 from clusterlm.worker.place import Place
 from clusterlm.worker.ranks import Ranks
-from clusterlm.worker.training.first_steps import FirstSteps, Planned
-from clusterlm.worker.training.forecast import Forecast, fastest_that_fits
-from clusterlm.worker.training.gauge import Gauge
-from clusterlm.worker.training.steps import Shares, Steps
+from clusterlm.worker.training.data.steps import Shares, Steps
+from clusterlm.worker.training.watch.first_steps import FirstSteps, Planned
+from clusterlm.worker.training.watch.forecast import Forecast, fastest_that_fits
+from clusterlm.worker.training.watch.gauge import Gauge
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 PLANNED = Planned(seconds=2.0, spread=1.25, memory_bytes=20 * GIB, basis="a data sheet")

@@ -10,8 +10,8 @@ import torch
 from trl.trainer.sft_config import SFTConfig
 
 from clusterlm.spec import TrainSpec
+from clusterlm.worker.training.data.steps import Shares
 from clusterlm.worker.training.precision import Precision
-from clusterlm.worker.training.steps import Shares
 
 OPTIMIZERS = {
     "adamw": "adamw_torch",

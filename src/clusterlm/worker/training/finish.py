@@ -10,10 +10,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from clusterlm.runs.first_steps import first_steps_of
+from clusterlm.worker.training.data.tokens import Tokens
 from clusterlm.worker.training.lines import read_lines
 from clusterlm.worker.training.result import Learned, card, curve_of, unfinished_of, write_result
 from clusterlm.worker.training.strategies import load_whole_from_now_on, whole_weights
-from clusterlm.worker.training.tokens import Tokens
 from clusterlm.worker.training.trainer import Trainer
 from clusterlm.worker.training.work import HELD_OUT, METRICS, Work
 

@@ -22,27 +22,25 @@ from clusterlm.worker.loading import load_tokenizer, quiet
 from clusterlm.worker.memory import is_out_of_memory
 from clusterlm.worker.outcome import Interrupted, failed
 from clusterlm.worker.place import Place
-from clusterlm.worker.training import checkpoints
 from clusterlm.worker.training.arguments import arguments_of
-from clusterlm.worker.training.carrying import carry, must_be_carried
-from clusterlm.worker.training.checkpoints import Checkpoint
+from clusterlm.worker.training.data.lessons import encode, lessons, pad_token, usual_rows
+from clusterlm.worker.training.data.packing import decide_packing
+from clusterlm.worker.training.data.rows import Collator
+from clusterlm.worker.training.data.tokens import Tokens
 from clusterlm.worker.training.finish import write_model
-from clusterlm.worker.training.forecast import Comparison, Forecast, compared_step, fastest_that_fits
-from clusterlm.worker.training.gauge import Gauge, gauge_of
 from clusterlm.worker.training.handover import hand_over
-from clusterlm.worker.training.lessons import encode, lessons, pad_token, usual_rows
 from clusterlm.worker.training.lines import append_line, read_lines
 from clusterlm.worker.training.loading import Loading
 from clusterlm.worker.training.model import adapter_config, attention_of, load_for_training, row_tokens, skeleton_of
-from clusterlm.worker.training.overseer import Limits, Overseer
 from clusterlm.worker.training.own_check import check_own_strategy
-from clusterlm.worker.training.packing import decide_packing
 from clusterlm.worker.training.precision import Precision, precision_of
 from clusterlm.worker.training.result import curve_of, perplexity, unfinished_of
-from clusterlm.worker.training.room import room_of
-from clusterlm.worker.training.rows import Collator
-from clusterlm.worker.training.saving import SAVED, Saver
 from clusterlm.worker.training.start import same_for_all
+from clusterlm.worker.training.state import checkpoints
+from clusterlm.worker.training.state.carrying import carry, must_be_carried
+from clusterlm.worker.training.state.checkpoints import Checkpoint
+from clusterlm.worker.training.state.room import room_of
+from clusterlm.worker.training.state.saving import SAVED, Saver
 from clusterlm.worker.training.strategies import (
     Name,
     check_cut,
@@ -51,9 +49,11 @@ from clusterlm.worker.training.strategies import (
     spread_of,
     strategy_of,
 )
-from clusterlm.worker.training.tokens import Tokens
 from clusterlm.worker.training.trainer import Carried, Trainer
-from clusterlm.worker.training.watchdog import Watchdog
+from clusterlm.worker.training.watch.forecast import Comparison, Forecast, compared_step, fastest_that_fits
+from clusterlm.worker.training.watch.gauge import Gauge, gauge_of
+from clusterlm.worker.training.watch.overseer import Limits, Overseer
+from clusterlm.worker.training.watch.watchdog import Watchdog
 from clusterlm.worker.training.work import HELD_OUT, METRICS, Say, ShouldStop, Work
 
 FAMILY = ("torch", "transformers", "tokenizers", "accelerate", "peft", "trl", "datasets")

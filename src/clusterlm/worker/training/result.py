@@ -15,8 +15,8 @@ from clusterlm.runs.asked import Asked
 from clusterlm.spec import TrainSpec
 from clusterlm.units import show_seconds
 from clusterlm.version import __version__
+from clusterlm.worker.training.data.tokens import TokenTable
 from clusterlm.worker.training.lines import read_lines
-from clusterlm.worker.training.tokens import TokenTable
 
 CARD = """\
 ---

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,16 @@ from torch.utils.data import DataLoader
 from transformers.integrations.integration_utils import TensorBoardCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
-from clusterlm.worker.training.reporters import guarded
-from clusterlm.worker.training.rows import Collator, Rows
-from clusterlm.worker.training.saving import Saver
-from clusterlm.worker.training.steps import Shares, StepBatches
-from clusterlm.worker.training.tokens import Tokens
+from clusterlm.worker.training.data.lessons import Lesson
+from clusterlm.worker.training.data.rows import Rows
+from clusterlm.worker.training.data.steps import StepBatches
+from clusterlm.worker.training.state.saving import Saver
+from clusterlm.worker.training.watch.reporters import guarded
 from clusterlm.worker.training.work import Say
 
 Carried = Callable[["Trainer"], None]
 MOST_LOGITS_BYTES = 2**28
 """On a CPU; of more TRL's head keeps fewer in memory."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is learned, and how the processes share it."""
-
-    tokens: Tokens
-    shares: Shares
-    collator: Collator
 
 
 class Trainer(SFTTrainer):

@@ -22,9 +22,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from clusterlm.errors import RunError
 from clusterlm.records.files import disk_problem
 from clusterlm.units import show_bytes
-from clusterlm.worker.training import checkpoints
-from clusterlm.worker.training.checkpoints import UNFINISHED
 from clusterlm.worker.training.lines import append_line
+from clusterlm.worker.training.state import checkpoints
+from clusterlm.worker.training.state.checkpoints import UNFINISHED
 
 SAVED = "saved.jsonl"
 """Of an attempt: a line for each checkpoint that is whole."""

@@ -23,11 +23,11 @@ from clusterlm.runs.attempt import write_json
 from clusterlm.runs.progress import Progress
 from clusterlm.units import show_bytes
 from clusterlm.worker.outcome import TIME_LIMIT
-from clusterlm.worker.training.gauge import Gauge, Memory, Taken
+from clusterlm.worker.training.data.steps import Steps
 from clusterlm.worker.training.lines import append_line
-from clusterlm.worker.training.saving import Saver
-from clusterlm.worker.training.steps import Steps
-from clusterlm.worker.training.watchdog import TIMES_LONGEST, Watchdog
+from clusterlm.worker.training.state.saving import Saver
+from clusterlm.worker.training.watch.gauge import Gauge, Memory, Taken
+from clusterlm.worker.training.watch.watchdog import TIMES_LONGEST, Watchdog
 
 MARGIN = 2
 """Times that the longest step and the longest checkpoint are expected again, before a time limit."""

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from clusterlm.errors import RunError
-from clusterlm.worker.training.checkpoints import Checkpoint
+from clusterlm.worker.training.state.checkpoints import Checkpoint
 
 Kind = Literal["whole", "fsdp", "zero", "zero3"]
 KINDS: dict[str, Kind] = {

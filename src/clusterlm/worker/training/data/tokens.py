@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from clusterlm.errors import InputError
 from clusterlm.records.files import write_whole
-from clusterlm.worker.training.encoding import Encoded
+from clusterlm.worker.training.data.encoding import Encoded
 
 TooLong = Literal["split", "truncate", "drop"]
 SCHEMA = pyarrow.schema(

@@ -19,10 +19,10 @@ from clusterlm.spec import TrainSpec
 from clusterlm.strategy import UNCUT_BY_FSDP
 from clusterlm.worker.place import Place
 from clusterlm.worker.ranks import Ranks
-from clusterlm.worker.training.first_steps import FirstSteps, Planned
-from clusterlm.worker.training.gauge import Gauge, Taken
-from clusterlm.worker.training.steps import Shares
+from clusterlm.worker.training.data.steps import Shares
 from clusterlm.worker.training.strategies import Name
+from clusterlm.worker.training.watch.first_steps import FirstSteps, Planned
+from clusterlm.worker.training.watch.gauge import Gauge, Taken
 from clusterlm.worker.training.work import Say
 
 KERNELS = {"sdpa": "sdpa", "eager": "eager", "flash_attention_2": "flash"}

@@ -9,8 +9,8 @@ import numpy
 import torch
 from torch.utils.data import Dataset
 
-from clusterlm.worker.training.steps import Row
-from clusterlm.worker.training.tokens import Tokens
+from clusterlm.worker.training.data.steps import Row
+from clusterlm.worker.training.data.tokens import Tokens
 
 NOT_LEARNED = -100
 """What torch's cross entropy leaves out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
@@ -14,17 +15,25 @@ from clusterlm.errors import InputError, UsageError
 from clusterlm.records.examples import Example
 from clusterlm.runs.asked import Asked
 from clusterlm.spec import TrainSpec
-from clusterlm.worker.training.encoding import Encoder
-from clusterlm.worker.training.rows import Collator
-from clusterlm.worker.training.steps import Shares, Steps
-from clusterlm.worker.training.tokens import Tokens, read_tokens, write_tokens
-from clusterlm.worker.training.trainer import Lesson
+from clusterlm.worker.training.data.encoding import Encoder
+from clusterlm.worker.training.data.rows import Collator
+from clusterlm.worker.training.data.steps import Shares, Steps
+from clusterlm.worker.training.data.tokens import Tokens, read_tokens, write_tokens
 from clusterlm.worker.training.work import Work
 
 MICRO_BATCH = 4
 """Sequences of full length at once on an accelerator, where nothing else is asked for."""
 CPU_MICRO_BATCH_TOKENS = 1024
 """On a CPU more at once were slower, and took memory: see docs/concepts/training-speed.md."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned, and how the processes share it."""
+
+    tokens: Tokens
+    shares: Shares
+    collator: Collator
 
 
 def encode(work: Work, tokenizer: Any, limit: int) -> tuple[Tokens, Tokens | None]:

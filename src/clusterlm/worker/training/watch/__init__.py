@@ -1,0 +1,1 @@
+"""What is seen while it trains: steps, memory, speed beside the plan, losses that grow, processes that stand still."""
