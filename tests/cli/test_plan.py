@@ -232,6 +232,17 @@ GPT2 = {
 }
 
 
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [("ddp", "DDP"), ("fsdp", "FSDP2"), ("zero1", "ZeRO-1"), ("zero2", "ZeRO-2"), ("zero3", "ZeRO-3")],
+)
+def test_every_way_to_train_on_several_gpus_is_shown_by_its_name(strategy: str, words: str) -> None:
+    asked = ("gpt2", "--gpu", "a100-80", "--gpus", 4, "--method", "full", "--strategy", strategy)
+    shown = clusterlm("plan", *asked)
+    assert shown.exit_code == 0, shown.output
+    assert f"4 x NVIDIA A100 80 GB, on 1 node; data parallel 4, {words}\n" in shown.output
+
+
 # -------------------------------------------------------------------------------------------------------- bad input
 TRAINED_BY_FSDP = ["meta-llama/Llama-3.1-70B", "--gpu", "t4", "--gpus", 8, "--strategy", "fsdp"]
 BAD: list[tuple[list[object], int, list[str]]] = [
@@ -275,7 +286,7 @@ BAD: list[tuple[list[object], int, list[str]]] = [
     (
         [*TRAINED_BY_FSDP, "--method", "full", "--optimizer", "paged-adamw-8bit"],
         2,
-        ["FSDP cannot cut", "paged-adamw-8bit", "--strategy zero3"],
+        ["--optimizer paged-adamw-8bit: FSDP cannot cut its states", "--strategy zero3"],
     ),
     # QLoRA's paper: 4.127 bits a weight of the 68.5e9 in linear layers; two tables of 1.05e9 in 16 bits.
     ([*TRAINED_BY_FSDP, "--method", "qlora"], 2, ["loads all 36.8 GiB of packed weights", "--method lora"]),

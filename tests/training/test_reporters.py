@@ -23,13 +23,14 @@ def test_tensorboard_has_the_losses_of_the_run_folder(model: Path, texts: Path, 
     assert {event.step: event.value for event in told} == pytest.approx(losses(output))
 
 
+@pytest.mark.parametrize("method", ["add_text", "add_scalar"])  # before the first step, and behind it
 def test_a_tracker_that_fails_is_named_once_and_left_out(
-    model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(SummaryWriter, "add_scalar", fail)
+    monkeypatch.setattr(SummaryWriter, method, fail)
     output = tmp_path / "learned"
     done = clusterlm("train", model, texts, "-o", output, *SETTINGS)
     assert done.exit_code == 0, done.output

@@ -13,7 +13,7 @@ from clusterlm.planning.refusals import QUANTISED_WHILE_LOADING
 from clusterlm.planning.room import available_bytes, fits
 from clusterlm.planning.settle import settle
 from clusterlm.planning.wishes import Wishes, said
-from clusterlm.strategy import SHARDS_PARAMETERS
+from clusterlm.strategy import SHARDS_PARAMETERS, UNCUT_BY_FSDP
 
 MOST_CHANGES = 5
 MOST_GPUS = 64
@@ -99,7 +99,10 @@ def _training_trials(case: Case, wishes: Wishes) -> Iterator[Trial]:
         words = f"micro-batch {count}, {steps} of them a step" if steps > 1 else f"micro-batch {count}"
         yield Trial(words, {"micro_batch": count, "batch": smaller.global_batch})
     if strategy.gpus > 1 and strategy.sharding not in SHARDS_PARAMETERS and not wishes.offload:
-        yield Trial("sharding by FSDP", {"strategy": "fsdp"})
+        if workload.optimizer in UNCUT_BY_FSDP:
+            yield Trial("sharding by ZeRO-3", {"strategy": "zero3"})
+        else:
+            yield Trial("sharding by FSDP", {"strategy": "fsdp"})
     if workload.method == "full":
         if workload.optimizer in ("adamw", "adamw-fused"):
             yield Trial("AdamW in 8 bits", {"optimizer": "adamw-8bit"})
@@ -125,7 +128,7 @@ def _more_gpus(case: Case, wishes: Wishes) -> Iterator[Trial]:
     strategy = case.strategy
     name: str
     if case.workload.trains:
-        name = "zero3" if strategy.sharding == "zero3" else "fsdp"
+        name = "zero3" if strategy.sharding == "zero3" or case.workload.optimizer in UNCUT_BY_FSDP else "fsdp"
     else:
         name = "tensor" if case.workload.software.engine == "vllm" else "pipeline"
     count = 1 << strategy.gpus.bit_length()

@@ -114,7 +114,8 @@ def stored_constants(engine: Generating | Training, stored: str, *, experts: boo
     # Where experts are not visited one by one, a kernel of its own serves the quantised ones.
     if experts and f"{stored}-experts" in known:
         return known[f"{stored}-experts"]
-    return known.get(stored) or known.get("other") or NO_STORED
+    # Scales that are quantised too are a small part of the work.
+    return known.get(stored) or known.get(stored.removesuffix("-dq")) or known.get("other") or NO_STORED
 
 
 def generating_key(workload: Workload) -> str:

@@ -15,6 +15,8 @@ from clusterlm.units import show_bytes
 
 FLASH_CAPABILITY = (8, 0)
 """FlashAttention 2 needs Ampere or newer (its README); AMD's port supports MI200 and MI300."""
+FOUR_BITS = ("nf4", "nf4-dq")
+"""Of bitsandbytes."""
 QUANTISED_WHILE_LOADING = {"transformers": ("int8", "nf4", "nf4-dq"), "vllm": ("fp8", "nf4")}
 """Schemes that an engine makes out of 16-bit weights as it loads them; the others stand in the checkpoint."""
 
@@ -152,11 +154,13 @@ def _refuse_quantisation(case: Case) -> None:
     if asked and strategy.sharding == "zero3" and workload.method == "qlora":
         problem = "each process loads all packed weights before ZeRO-3 cuts them, and no plan counts that"
         raise UsageError(problem, where="--strategy zero3", hint="--strategy fsdp, zero2 or ddp")
-    if asked and workload.trains and strategy.sharding.startswith("fsdp"):
+    method = asked or (stored.method if stored else None)
+    if method in FOUR_BITS and workload.trains and strategy.sharding.startswith("fsdp"):
         _refuse_whole(loaded_bytes(shape, workload), case.gpu)
     if workload.trains and workload.optimizer in UNCUT_BY_FSDP and strategy.sharding.startswith("fsdp"):
-        problem = f"FSDP cannot cut bitsandbytes' states of {workload.optimizer}"
-        raise UsageError(problem, where="--strategy fsdp", hint="--strategy zero3, or --optimizer adamw-fused")
+        problem = "FSDP cannot cut its states"
+        where = f"--optimizer {workload.optimizer}"
+        raise UsageError(problem, where=where, hint="--strategy zero3, or --optimizer adamw-fused")
 
 
 def _refuse_whole(packed: int, gpu: Gpu) -> None:

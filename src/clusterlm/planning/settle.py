@@ -13,7 +13,7 @@ from clusterlm.planning.refusals import NO_FLOAT16_IN_VLLM, refuse, usual_half
 from clusterlm.planning.serving import default_limits
 from clusterlm.planning.wishes import Wishes
 from clusterlm.planning.workload import Method, Optimizer, Software, Task, Workload
-from clusterlm.strategy import CAN_OFFLOAD, Offload, Sharding, Strategy
+from clusterlm.strategy import CAN_OFFLOAD, UNCUT_BY_FSDP, Offload, Sharding, Strategy
 
 SEQUENCE_TOKENS = 2048
 NEW_TOKENS = 256
@@ -161,7 +161,7 @@ def usual_strategy(wishes: Wishes, gpus: int) -> str:
     if gpus == 1:
         return "single"
     if wishes.asked_task == "train":
-        return "fsdp"
+        return "ddp" if wishes.optimizer in UNCUT_BY_FSDP else "fsdp"
     return usual_cut(wishes)
 
 

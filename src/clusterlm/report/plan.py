@@ -16,7 +16,7 @@ from clusterlm.report.explain import explained
 from clusterlm.report.table import aligned, bar
 
 GIB = 2**30
-SHARDINGS = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
+SHARDINGS = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
 
 
 def headline(verdict: Verdict) -> str:

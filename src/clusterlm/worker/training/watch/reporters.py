@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases, MLflow: told of a training, and never the reason for its end."""
+"""TensorBoard, Weights & Biases, MLflow: told of a training, and none of their errors is the reason for its end."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ class Reporter(TrainerCallback):
     """Passes each event on until one fails: steps.jsonl in the run folder has all the same."""
 
     def __init__(self, callback: TrainerCallback, name: str, say: Say) -> None:
-        self._callback: TrainerCallback | None = callback
+        self._callback = callback
         self._name = name
         self._say = say
+        self._has_failed = False
 
     def pass_on(self, event: str, *arguments: Any, **settings: Any) -> None:
-        if self._callback is None:
+        if self._has_failed:
             return
         try:
             getattr(self._callback, event)(*arguments, **settings)
         except Exception as problem:  # noqa: BLE001 whatever a service may raise, from no key to no network
-            self._callback = None
+            self._has_failed = True
+            setattr(self._callback, "_auto_end_run", False)  # noqa: B010 MLflow's would call once more when it goes
             first = str(problem).strip().split("\n")[0] or type(problem).__name__
             self._say(f"note: --report-to {self._name} failed, and the training goes on without it: {first}")
 
